@@ -1,0 +1,164 @@
+"""Accounts: the tenants' resources, as documents in the blob store.
+
+An account is shaped like ARM's ``Microsoft.CognitiveServices/accounts``: it has keys, of which only hashes are stored, and
+deployments, which give a model a name. Reads are cached for :data:`CACHE_S`, so a change is seen everywhere within that.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from sluicegate.errors import BlobNotFound
+from sluicegate.services import BlobStore, KeyService, WrappedKey
+from sluicegate.types import Principal, Role
+
+CONTAINER = "accounts"
+KEY_NAME = "accounts"
+"""The key that wraps each account's own secret."""
+CACHE_S = 30.0
+CACHE_ENTRIES = 10_000
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDeployment:
+    """A model under the name that callers use."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One tenant.
+
+    Attributes:
+        location: The region its data lives in, such as ``local`` or ``westeurope``.
+        user_key: 32 secret bytes; end users are kept only as hashes under it.
+    """
+
+    name: str
+    location: str
+    deployments: Mapping[str, ModelDeployment]
+    user_key: bytes
+
+    def user_hash(self, user: str | None) -> str | None:
+        """Return the keyed hash that stands for an end user in everything that is kept."""
+        return None if not user else hmac.digest(self.user_key, user.encode(), "sha256").hex()
+
+
+class Accounts:
+    """Reads and writes accounts; one object per worker."""
+
+    def __init__(self, blobs: BlobStore, keys: KeyService) -> None:
+        self._blobs = blobs
+        self._keys = keys
+        self._accounts: _Cache[Account | None] = _Cache()
+        self._principals: _Cache[Principal | None] = _Cache()
+
+    async def get(self, name: str) -> Account | None:
+        """Return the account, at most :data:`CACHE_S` old, or None."""
+        return await self._accounts.get(name, lambda: self._read(name))
+
+    async def by_key(self, api_key: str) -> Principal | None:
+        """Return whose key this is, or None; only a hash of the key is looked up or remembered."""
+        digest = _digest(api_key)
+        return await self._principals.get(digest, lambda: self._read_key(digest))
+
+    async def names(self) -> tuple[str, ...]:
+        """Return every account's name, sorted."""
+        return tuple([blob.name.removeprefix("account/") async for blob in self._blobs.list(CONTAINER, "account/")])
+
+    async def create(self, name: str, *, location: str, deployments: Mapping[str, str]) -> None:
+        """Write a new account.
+
+        Args:
+            deployments: Deployment name -> model id.
+
+        Raises:
+            ValueError: The name is not one to three dozen lower-case letters, digits and hyphens.
+            BlobExists: There is an account of that name.
+        """
+        if not NAME.fullmatch(name):
+            raise ValueError(f"account name {name!r}: use lower-case letters, digits and hyphens, at most 63")
+        wrapped = await self._keys.wrap(KEY_NAME, secrets.token_bytes(32))
+        document = {
+            "name": name,
+            "location": location,
+            "deployments": {key: {"model": model} for key, model in deployments.items()},
+            "user_key": {
+                "key_id": wrapped.key_id,
+                "algorithm": wrapped.algorithm,
+                "ciphertext": base64.b64encode(wrapped.ciphertext).decode(),
+            },
+        }
+        await self._blobs.put(CONTAINER, f"account/{name}", json.dumps(document).encode(), create=True)
+        self._accounts.forget(name)
+
+    async def issue_key(self, account: str, role: Role, name: str) -> str:
+        """Make an API key, store its hash and return it; it cannot be shown again."""
+        api_key = secrets.token_urlsafe(48)
+        document = {"account": account, "role": role.value, "name": name}
+        await self._blobs.put(CONTAINER, f"key/{_digest(api_key)}", json.dumps(document).encode(), create=True)
+        self._principals.forget(_digest(api_key))
+        return api_key
+
+    async def _read(self, name: str) -> Account | None:
+        if not NAME.fullmatch(name):
+            return None
+        document = await self._document(f"account/{name}")
+        if document is None:
+            return None
+        wrapped = document["user_key"]
+        user_key = await self._keys.unwrap(
+            WrappedKey(wrapped["key_id"], wrapped["algorithm"], base64.b64decode(wrapped["ciphertext"]))
+        )
+        deployments = {key: ModelDeployment(value["model"]) for key, value in document["deployments"].items()}
+        return Account(name, document["location"], deployments, user_key)
+
+    async def _read_key(self, digest: str) -> Principal | None:
+        document = await self._document(f"key/{digest}")
+        return document and Principal(document["account"], Role(document["role"]), document["name"])
+
+    async def _document(self, name: str) -> Any:
+        try:
+            return json.loads((await self._blobs.get(CONTAINER, name)).data)
+        except BlobNotFound:
+            return None
+
+
+class _Cache(Generic[T]):
+    """A bounded cache whose entries, absent ones too, live for :data:`CACHE_S`."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[str, tuple[float, T]] = OrderedDict()
+
+    async def get(self, key: str, read: Callable[[], Awaitable[T]]) -> T:
+        entry = self._entries.get(key)
+        if entry is not None and time.monotonic() - entry[0] < CACHE_S:
+            return entry[1]
+        value = await read()
+        self._entries[key] = (time.monotonic(), value)
+        self._entries.move_to_end(key)
+        if len(self._entries) > CACHE_ENTRIES:
+            self._entries.popitem(last=False)
+        return value
+
+    def forget(self, key: str) -> None:
+        self._entries.pop(key, None)
+
+
+def _digest(api_key: str) -> str:
+    # Keys are 384 random bits, so a plain hash cannot be searched; a slow one would only slow every request.
+    return hashlib.sha256(api_key.encode()).hexdigest()

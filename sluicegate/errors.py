@@ -1,0 +1,197 @@
+"""Every error that Sluicegate raises on purpose, and who sees it.
+
+* SluicegateError
+  x StartupError            the operator: the app does not start, nothing is served
+  x ApiError                the caller, as an OpenAI error body with an HTTP status
+    x InvalidRequest        400: something in the request must change
+    x Unsupported           400: the serving model cannot do what was asked
+    x Unauthorized          401: no key or token that we know
+    x Forbidden             403: known, but not allowed here
+    x NotFound              404: deployment, model or record
+    x PayloadTooLarge       413
+    x TooManyRequests       429: ``retry_after_s`` says when to come back
+    x ModelUnavailable      503: the model is not loaded or not reachable
+    x UpstreamError         an upstream's own status and code
+    x PluginFailed          503: a required plugin raised something unexpected
+  x Refused                 a filter refused the content: 400, or ``finish_reason: "content_filter"``
+  x ServiceError            storage or keys; what a plugin catches around ``BlobStore`` and ``KeyService``
+    x BlobNotFound, BlobExists, BlobChanged, StorageUnavailable
+    x KeyNotFound, KeyUnavailable
+
+No message here ever quotes a prompt, a completion, a key or a file. An ``ApiError``'s message goes to the caller who
+sent the request and to nobody else: it may name a field of that request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class SluicegateError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class StartupError(SluicegateError):
+    """The operator sees it: a plugin, a setting or a file cannot be used, so nothing is served."""
+
+
+class ApiError(SluicegateError):
+    """The caller sees it, as ``{"error": {"code", "message", "param", "type"}}``.
+
+    Args:
+        message: What to fix, in a sentence.
+        code: The machine-readable code; each class has a default.
+        param: The request field to change, such as ``messages[0].content``.
+        retry_after_s: Seconds after which the same request may succeed; sent as ``retry-after`` headers.
+    """
+
+    status: int = 500
+    type: str | None = None
+    default_code: ClassVar[str | None] = None
+
+    def __init__(
+        self, message: str, *, code: str | None = None, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code if code is not None else self.default_code
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequest(ApiError):
+    """The request is malformed or asks for something that does not exist."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class Unsupported(InvalidRequest):
+    """The request is well formed, but the serving model cannot do it; never ignored in silence."""
+
+    default_code = "unsupported_parameter"
+
+
+class Unauthorized(ApiError):
+    """No authentication plugin knows the caller."""
+
+    status = 401
+    default_code = "401"
+
+
+class Forbidden(ApiError):
+    """The caller is known and may not do this."""
+
+    status = 403
+    default_code = "Forbidden"
+
+
+class NotFound(ApiError):
+    """What the path or the body names does not exist for this account."""
+
+    status = 404
+    type = "invalid_request_error"
+    default_code = "404"
+
+
+class PayloadTooLarge(ApiError):
+    """The body exceeds the limit."""
+
+    status = 413
+    type = "invalid_request_error"
+    default_code = "413"
+
+
+class TooManyRequests(ApiError):
+    """A limit was reached; ``retry_after_s`` says for how long."""
+
+    status = 429
+    default_code = "429"
+
+
+class ModelUnavailable(ApiError):
+    """The model is loading, busy beyond its queue, or its server cannot be reached."""
+
+    status = 503
+    type = "server_error"
+    default_code = "serviceUnavailable"
+
+
+class UpstreamError(ApiError):
+    """An upstream model server refused or failed; its status and code are passed on, its text is not.
+
+    Args:
+        status: The upstream's HTTP status.
+        headers: Those of the upstream's headers that the caller should see, such as ``retry-after-ms``.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str | None = None,
+        param: str | None = None,
+        type: str | None = None,  # noqa: A002 - the wire's own name
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, code=code, param=param)
+        self.status = status
+        self.type = type
+        self.headers = dict(headers or {})
+
+
+class PluginFailed(ApiError):
+    """A required plugin raised something unexpected; nothing more is sent."""
+
+    status = 503
+    type = "server_error"
+    default_code = "plugin_failed"
+
+    def __init__(self, plugin: str, hook: str) -> None:
+        # The cause may quote the prompt, so it goes nowhere but the frames in the log.
+        super().__init__(f"plugin {plugin!r} failed in {hook}; the request was not completed")
+        self.plugin = plugin
+        self.hook = hook
+
+
+class Refused(SluicegateError):
+    """A filter refused the content. Raise it from ``pre_filter`` or ``post_filter``.
+
+    Args:
+        results: The verdicts in wire form, such as ``{"custom_blocklists": {"filtered": True, "details": [...]}}``.
+            They are merged over those the request or the answer already carries.
+    """
+
+    def __init__(self, results: Mapping[str, Mapping[str, Any]]) -> None:
+        super().__init__("content refused by " + ", ".join(sorted(results)))
+        self.results = dict(results)
+
+
+class ServiceError(SluicegateError):
+    """Base of what storage and key services raise."""
+
+
+class BlobNotFound(ServiceError):
+    """No blob of that name."""
+
+
+class BlobExists(ServiceError):
+    """A create-only write found the name taken."""
+
+
+class BlobChanged(ServiceError):
+    """The ETag given is no longer the blob's."""
+
+
+class StorageUnavailable(ServiceError):
+    """The store cannot be reached, is full or is read-only; worth retrying where the cause is temporary."""
+
+
+class KeyNotFound(ServiceError):
+    """The key never existed or was destroyed: what it wrapped is unreadable for good."""
+
+
+class KeyUnavailable(ServiceError):
+    """The key service cannot be reached, or the key is disabled; worth retrying."""

@@ -1,0 +1,361 @@
+"""The hooks a plugin may implement: their contract, and a complete example each. Read this first.
+
+A plugin is a module. It implements a hook by defining a function of the same name under ``@hookimpl``, of the same kind as
+the method below: ``def`` for ``def``, ``async def`` for ``async def``, and ``async def`` with ``yield`` where the method
+yields. It may leave out parameters that it does not use. Each method's body is what happens when no plugin is configured.
+
+Three kinds of failure, everywhere: *not mine* is ``None``; *refused on purpose* is an exception of
+:mod:`sluicegate.errors`; *anything else* is a bug, and Sluicegate fails closed, names the plugin in its log and
+never logs the exception's message, because it may quote the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from pluggy import HookimplMarker, HookspecMarker
+
+from sluicegate.accounts import Accounts
+from sluicegate.requests import EmbeddingRequest, GenerationRequest, Request
+from sluicegate.services import BlobStore, KeyService
+from sluicegate.types import Chunk, Embeddings, Exchange, Expired, Model, PluginConfig, Principal, Purged
+from sluicegate.vault import Store
+
+hookspec = HookspecMarker("sluicegate")
+hookimpl = HookimplMarker("sluicegate")
+"""Marks a function as the implementation of the hook of the same name."""
+
+R = TypeVar("R", bound=Request)
+
+
+class Hooks(Protocol):
+    """Every hook, and the type of a loaded plugin: calling a method calls that plugin."""
+
+    # --- registration: once, when the worker starts ------------------------------------------------------------------
+
+    @hookspec
+    def register_config(self) -> type[PluginConfig]:
+        """Return the class that validates this plugin's settings, the table ``[plugins.NAME]`` of the deployment file.
+
+        Called once, before any other hook of the plugin; the validated object is the ``config`` of every other hook.
+        An unknown or mistyped setting stops the start.
+
+        Example::
+
+            from sluicegate import PluginConfig, hookimpl
+
+            class Config(PluginConfig):
+                greeting: str = "hello"
+
+            @hookimpl
+            def register_config() -> type[PluginConfig]:
+                return Config
+
+        .. versionadded:: 0.1
+        """
+        return PluginConfig
+
+    @hookspec
+    def register_models(self, config: Any) -> Iterable[Model]:
+        """Return the models this plugin serves through ``inference`` or ``embed``.
+
+        Called once, after the settings are validated. Two plugins must not register the same id.
+
+        Example::
+
+            from sluicegate import Chunk, Model, hookimpl
+
+            @hookimpl
+            def register_models():
+                return [Model("parrot", frozenset({"chat.completions"}), context_length=1000)]
+
+            @hookimpl
+            async def inference(request):
+                yield Chunk(request.messages[-1].content, finish_reason="stop")
+
+        .. versionadded:: 0.1
+        """
+        return ()
+
+    @hookspec(firstresult=True)
+    def open_storage(self, url: str) -> BlobStore | None:
+        """Return the blob store that ``url`` names, or None when the scheme is not this plugin's.
+
+        Called once, when the worker starts; must not block, so connect on first use.
+
+        Example::
+
+            from sluicegate import hookimpl
+            from sluicegate.testing import MemoryStorage
+
+            @hookimpl
+            def open_storage(url):
+                return MemoryStorage() if url == "memory:" else None
+
+        .. versionadded:: 0.1
+        """
+        return None
+
+    @hookspec(firstresult=True)
+    def open_keys(self, url: str) -> KeyService | None:
+        """Return the key service that ``url`` names, or None when the scheme is not this plugin's.
+
+        Called once, when the worker starts; must not block, so connect on first use.
+
+        Example::
+
+            from sluicegate import hookimpl
+            from sluicegate.testing import MemoryKeys
+
+            @hookimpl
+            def open_keys(url):
+                return MemoryKeys() if url == "memory:" else None
+
+        .. versionadded:: 0.1
+        """
+        return None
+
+    @hookspec
+    async def startup(self, config: Any) -> None:
+        """Prepare what requests will need, such as a loaded model; nothing is served before it returns.
+
+        Called once, when the first event arrives. Raising stops the start: the event fails and the next one tries again.
+
+        Example::
+
+            from pydantic import PrivateAttr
+            from sluicegate import PluginConfig, hookimpl
+
+            class Config(PluginConfig):
+                words: str = "words.txt"
+                _words: set[str] = PrivateAttr(default_factory=set)
+
+            @hookimpl
+            def register_config():
+                return Config
+
+            @hookimpl
+            async def startup(config):
+                config._words.update(open(config.words).read().split())
+
+        .. versionadded:: 0.1
+        """
+
+    @hookspec
+    async def shutdown(self, config: Any) -> None:
+        """Release what ``startup`` took. Called by the embedded host and tests; Azure ends a worker without asking.
+
+        So nothing may depend on it: what must last is durable when the hook that wrote it returns.
+
+        Example::
+
+            from sluicegate import hookimpl
+
+            @hookimpl
+            async def shutdown(config):
+                await config._session.close()
+
+        .. versionadded:: 0.1
+        """
+
+    # --- one request, in the order they are called -------------------------------------------------------------------
+
+    @hookspec
+    async def authenticate(self, headers: Mapping[str, str], accounts: Accounts, config: Any) -> Principal | None:
+        """Return who is calling, or None when these headers hold no credential of this plugin's kind.
+
+        Plugins are asked in the configured order and the first answer counts; with none the caller gets a 401. The
+        hook must be cheap: it runs before anything else, for callers nobody knows.
+
+        Args:
+            headers: Names in lower case.
+            accounts: The accounts, for looking up a credential.
+
+        Raises:
+            Unauthorized: The credential is of this plugin's kind and bad.
+
+        Example::
+
+            from sluicegate import Principal, Role, Unauthorized, hookimpl
+
+            @hookimpl
+            async def authenticate(headers):
+                name = headers.get("x-client-certificate-name")
+                if name is None:
+                    return None
+                if name != "CN=payroll":
+                    raise Unauthorized("unknown client certificate")
+                return Principal("payroll", Role.CALLER, name)
+
+        .. versionadded:: 0.1
+        """
+        return None
+
+    @hookspec
+    async def pre_filter(self, request: R, principal: Principal, config: Any) -> R:
+        """Return the request that the next filter, and finally the model, will see: the same, or a changed copy.
+
+        Called for chat, completions and embeddings alike, in the configured order. ``request.texts()`` yields every
+        text the model may read, ``request.map_text(change)`` rewrites them, ``request.annotate(results)`` adds verdicts
+        that the answer carries as ``prompt_filter_results``.
+
+        Raises:
+            Refused: The caller gets a 400 with code ``content_filter``; the model sees nothing.
+
+        Example::
+
+            import re
+            from sluicegate import hookimpl
+
+            @hookimpl
+            async def pre_filter(request):
+                return request.map_text(lambda text: re.sub(r"\\S+@\\S+", "[email]", text))
+
+        .. versionadded:: 0.1
+        """
+        return request
+
+    @hookspec
+    def detokenize(self, tokens: Sequence[int], model: Model, config: Any) -> str:
+        """Return the text of token ids, so that filters can read a prompt or input that was sent as ids.
+
+        Called before the pre-filters for a model whose features include ``token_input``; the model then gets the text.
+
+        Raises:
+            InvalidRequest: An id is not in the model's vocabulary.
+
+        Example::
+
+            from sluicegate import hookimpl
+
+            @hookimpl
+            def detokenize(tokens):
+                return bytes(tokens).decode(errors="replace")
+
+        .. versionadded:: 0.1
+        """
+        raise NotImplementedError
+
+    @hookspec
+    async def inference(self, request: GenerationRequest, model: Model, config: Any) -> AsyncIterator[Chunk]:
+        """Yield the model's answer as it is produced; a non-streamed answer is this stream, collected.
+
+        ``request`` is a ``ChatRequest`` or a ``CompletionRequest``. Choices are told apart by ``Chunk.index``: ``n`` of
+        them, for completions ``n`` per prompt, prompt by prompt. Each choice's last chunk has a ``finish_reason``.
+        ``Chunk.usage`` is cumulative and may come at any time, best with every chunk, so that an answer that is cut is still counted.
+        The generator is closed when the caller goes away or a filter ends the answer: stop the model then. Features that
+        ``Model.features`` does not name have been refused before.
+
+        Raises:
+            InvalidRequest: For example code ``context_length_exceeded``.
+            ModelUnavailable: Not reachable now; ``retry_after_s`` says when to come back.
+            UpstreamError: An upstream refused; its status is passed on.
+
+        Example::
+
+            from sluicegate import Chunk, Usage, hookimpl
+
+            @hookimpl
+            async def inference(request, model):
+                words = ("Every ", "answer ", "is ", "the ", "same.")
+                for count, word in enumerate(words, 1):
+                    yield Chunk(word, usage=Usage(prompt_tokens=1, completion_tokens=count))
+                yield Chunk(finish_reason="stop")
+
+        .. versionadded:: 0.1
+        """
+        yield Chunk(finish_reason="stop")
+
+    @hookspec
+    async def embed(self, request: EmbeddingRequest, model: Model, config: Any) -> Embeddings:
+        """Return one vector per input, in input order.
+
+        Returns:
+            ``vectors`` of ``model.dimensions`` (or ``request.dimensions``) float32, unit L2 norm.
+
+        Raises:
+            InvalidRequest: For example an input that is longer than the model's context.
+            ModelUnavailable: Not loaded yet; ``retry_after_s`` says when to come back.
+
+        Example::
+
+            import struct
+            from sluicegate import Embeddings, Usage, hookimpl
+
+            @hookimpl
+            async def embed(request):
+                return Embeddings(tuple(struct.pack("<2f", 1.0, 0.0) for _ in request.inputs), Usage(1))
+
+        .. versionadded:: 0.1
+        """
+        raise NotImplementedError
+
+    @hookspec
+    async def post_filter(
+        self, chunks: AsyncIterator[Chunk], request: GenerationRequest, principal: Principal, config: Any
+    ) -> AsyncIterator[Chunk]:
+        """Yield what the next filter, and finally the caller, will see of one choice of the answer.
+
+        One chain of filters runs per choice, so every chunk has the same ``index``. A filter that needs to see more
+        than one chunk at a time holds back with the helpers of :mod:`sluicegate.streams`. Text in ``tool_calls`` and ``refusal``
+        reaches the caller too. A filter may end the answer by returning early; what it has not yielded is not sent.
+
+        Raises:
+            Refused: The choice ends with ``finish_reason: "content_filter"`` and these verdicts; what was held back
+                is not sent, and no later filter can change that.
+
+        Example::
+
+            import re
+            from dataclasses import replace
+            from sluicegate import hookimpl
+            from sluicegate.streams import by_word
+
+            @hookimpl
+            async def post_filter(chunks):
+                async for chunk in by_word(chunks):
+                    yield replace(chunk, text=re.sub(r"\\S+@\\S+", "[email]", chunk.text), logprobs=None)
+
+        .. versionadded:: 0.1
+        """
+        async for chunk in chunks:
+            yield chunk
+
+    @hookspec
+    async def retain(self, exchange: Exchange, store: Store, config: Any) -> None:
+        """Keep what may be kept of one exchange; durable when this returns.
+
+        Called for every authenticated exchange, whatever became of it, before the answer's last byte; shielded from the
+        caller going away. It has 10 seconds. A plugin that implements it must implement ``purge``.
+
+        Args:
+            store: The plugin's own encrypted namespace in the exchange's account.
+
+        Example::
+
+            from sluicegate import Purged, hookimpl
+
+            @hookimpl
+            async def retain(exchange, store):
+                await store.keep(exchange.id, exchange.outcome.encode())
+
+            @hookimpl
+            async def purge(scope, store):
+                return await store.purge(scope, days=7)
+
+        .. versionadded:: 0.1
+        """
+
+    # --- timers ------------------------------------------------------------------------------------------------------
+
+    @hookspec
+    async def purge(self, scope: Expired, store: Store, config: Any) -> Purged:
+        """Delete what ``scope`` names and return what is gone; run again, it finds nothing to do.
+
+        Called by the purge timer for each account. Raising lets the other plugins go on; the invocation fails and the
+        next tick tries again. See ``retain`` for an example.
+
+        .. versionadded:: 0.1
+        """
+        return Purged()

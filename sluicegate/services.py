@@ -1,0 +1,117 @@
+"""The two services that plugins provide: where blobs live, and who holds the keys.
+
+``open_storage`` and ``open_keys`` return them; conformance suites are in :mod:`sluicegate.testing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A blob's bytes and its ETag at the time of reading."""
+
+    data: bytes
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlobInfo:
+    """A line of a listing; ``size`` in bytes."""
+
+    name: str
+    size: int
+
+
+class BlobStore(Protocol):
+    """Containers of named blobs, strongly consistent, with ETags.
+
+    Container names match ``[a-z0-9][a-z0-9-]{2,62}``; blob names are segments of
+    ``[A-Za-z0-9][A-Za-z0-9._=@+-]{0,199}`` joined by ``/``; anything else is a ``ValueError``. A write is durable when
+    the call returns. Every method raises ``StorageUnavailable`` when the store cannot be reached, is full or
+    is read-only.
+    """
+
+    async def put(
+        self, container: str, name: str, data: bytes, *, create: bool = False, if_match: str | None = None
+    ) -> str:
+        """Write a blob, making its container when there is none, and return the new ETag.
+
+        Args:
+            create: Fail with ``BlobExists`` when the name is taken.
+            if_match: Fail with ``BlobChanged`` unless the blob has this ETag.
+        """
+        ...
+
+    async def get(self, container: str, name: str, *, offset: int = 0, length: int | None = None) -> Blob:
+        """Read a blob or a range of it; ``BlobNotFound`` when it, or its container, does not exist."""
+        ...
+
+    def list(self, container: str, prefix: str = "", *, after: str = "") -> AsyncIterator[BlobInfo]:
+        """Yield blobs in name order, those greater than ``after``; nothing when the container does not exist."""
+        ...
+
+    async def delete(self, container: str, name: str, *, if_match: str | None = None) -> None:
+        """Delete a blob; ``BlobNotFound`` when there is none, ``BlobChanged`` when its ETag differs."""
+        ...
+
+    async def containers(self, prefix: str = "") -> tuple[str, ...]:
+        """Return the names of the containers that begin with ``prefix``, sorted."""
+        ...
+
+    async def drop(self, container: str) -> bool:
+        """Delete a container with all its blobs in one call; False when there was none."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections. The store is not used afterwards."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedKey:
+    """A data key that only the key service can open.
+
+    Attributes:
+        key_id: The wrapping key's identifier, version included.
+        algorithm: ``A256KW`` or ``RSA-OAEP-256``.
+        ciphertext: The wrapped bytes.
+    """
+
+    key_id: str
+    algorithm: str
+    ciphertext: bytes
+
+
+class KeyService(Protocol):
+    """Named keys that wrap data keys and never leave the service.
+
+    Names match ``[a-z0-9-]{1,100}``. Every method raises ``KeyUnavailable`` when the service cannot be reached.
+    """
+
+    async def create(self, name: str) -> None:
+        """Make a key; no-op when it exists."""
+        ...
+
+    async def wrap(self, name: str, secret: bytes) -> WrappedKey:
+        """Wrap a 32-byte data key, creating the named key first when there is none."""
+        ...
+
+    async def unwrap(self, wrapped: WrappedKey) -> bytes:
+        """Return the data key; ``KeyNotFound`` when the wrapping key was destroyed."""
+        ...
+
+    async def destroy(self, name: str) -> bool:
+        """Destroy a key for good; True when it is proven absent afterwards, recoverable states included."""
+        ...
+
+    async def names(self, prefix: str = "") -> tuple[str, ...]:
+        """Return the names of the keys that begin with ``prefix``, sorted."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections. The service is not used afterwards."""
+        ...
