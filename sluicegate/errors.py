@@ -133,7 +133,7 @@ class UpstreamError(ApiError):
         status: int,
         code: str | None = None,
         param: str | None = None,
-        type: str | None = None,  # noqa: A002 - the wire's own name
+        type: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message, code=code, param=param)

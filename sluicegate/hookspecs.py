@@ -299,7 +299,7 @@ class Hooks(Protocol):
 
         One chain of filters runs per choice, so every chunk has the same ``index``. A filter that needs to see more
         than one chunk at a time holds back with the helpers of :mod:`sluicegate.streams`. Text in ``tool_calls`` and ``refusal``
-        reaches the caller too. A filter may end the answer by returning early; what it has not yielded is not sent.
+        reaches the caller too. A filter passes the ``finish_reason`` on; to end the answer early it raises.
 
         Raises:
             Refused: The choice ends with ``finish_reason: "content_filter"`` and these verdicts; what was held back

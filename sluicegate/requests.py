@@ -376,6 +376,14 @@ class Request(Part):
             if value is not None and value not in self.neutral.get(name, ()):
                 yield name, feature
 
+    def token_lists(self) -> tuple[tuple[int, ...], ...]:
+        """Return the prompts or inputs that were sent as token ids; empty when they are text."""
+        return ()
+
+    def with_texts(self, texts: tuple[str, ...]) -> Self:
+        """Return the request with texts in place of its token lists."""
+        raise TypeError(f"{self.operation} takes no token ids")
+
     def body(self) -> dict[str, Any]:
         """Return the request as the JSON object that was sent, as filters left it."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
@@ -549,8 +557,14 @@ class CompletionRequest(GenerationRequest):
 
     def features(self) -> Iterator[tuple[str, str]]:
         yield from (need for need in super().features() if need[0] != "best_of" or self.best_of != (self.n or 1))
-        if token_lists(self.prompt):
+        if self.token_lists():
             yield "prompt", "token_input"
+
+    def token_lists(self) -> tuple[tuple[int, ...], ...]:
+        return _token_lists(self.prompt)
+
+    def with_texts(self, texts: tuple[str, ...]) -> Self:
+        return self.model_copy(update={"prompt": texts})
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -579,8 +593,14 @@ class EmbeddingRequest(Request):
 
     def features(self) -> Iterator[tuple[str, str]]:
         yield from super().features()
-        if token_lists(self.input):
+        if self.token_lists():
             yield "input", "token_input"
+
+    def token_lists(self) -> tuple[tuple[int, ...], ...]:
+        return _token_lists(self.input)
+
+    def with_texts(self, texts: tuple[str, ...]) -> Self:
+        return self.model_copy(update={"input": texts})
 
     @model_validator(mode="after")
     def _inputs_are_not_empty(self) -> Self:
@@ -589,8 +609,7 @@ class EmbeddingRequest(Request):
         return self
 
 
-def token_lists(value: str | tuple[Any, ...]) -> tuple[tuple[int, ...], ...]:
-    """Return the token lists of a ``prompt`` or ``input``; empty when it is text."""
+def _token_lists(value: str | tuple[Any, ...]) -> tuple[tuple[int, ...], ...]:
     if isinstance(value, str) or isinstance(value[0], str):
         return ()
     return (cast(tuple[int, ...], value),) if isinstance(value[0], int) else cast(tuple[tuple[int, ...], ...], value)
@@ -599,7 +618,7 @@ def token_lists(value: str | tuple[Any, ...]) -> tuple[tuple[int, ...], ...]:
 def _as_texts(value: str | tuple[Any, ...]) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
-    if token_lists(value):
+    if _token_lists(value):
         raise TypeError("token ids must be turned into text before hooks run")
     return value
 

@@ -120,12 +120,13 @@ class Chunk:
         index: The choice it belongs to; with ``n > 1`` each choice runs through a filter chain of its own.
         tool_calls: Pieces of tool calls.
         refusal: A piece of the model's own refusal text.
-        logprobs: In OpenAI's form for the operation: chat ``{"content": [...]}``, completions ``{"tokens": [...], ...}``.
-            They describe the chunk's own text, so a filter that changes ``text`` must drop them.
+        logprobs: In the operation's form: chat ``{"content": [...]}``, completions ``{"tokens": [...], ...}``. They describe
+            the chunk's own text, so a filter that changes ``text`` must drop them.
         finish_reason: ``stop``, ``length``, ``tool_calls`` or ``content_filter`` on a choice's last chunk.
         content_filter_results: Verdicts on the text released so far.
         usage: Of the whole request, cumulative; the last one counts. The core takes it off before filters run.
-        prompt_filter_results: An upstream's own verdicts on the prompt; the core merges them with the request's.
+        prompt_filter_results: Verdicts by prompt index; from an upstream they are its own, and the core merges them with
+            the request's before it sends them in a chunk of their own.
     """
 
     text: str = ""
@@ -136,7 +137,7 @@ class Chunk:
     finish_reason: str | None = None
     content_filter_results: FilterResults = field(default_factory=dict)
     usage: Usage | None = None
-    prompt_filter_results: FilterResults | None = None
+    prompt_filter_results: Mapping[int, FilterResults] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,7 @@ class Exchange:
         user: Keyed hash of the caller's ``user`` field, or None; never the field itself.
         request: As it stood after the pre-filters (so redacted), or as the refusing pre-filter saw it.
         answers: One per choice; none for embeddings, whose vectors are not kept.
-        prompt_filter_results: Verdicts on the prompt.
+        prompt_filter_results: Verdicts by prompt index.
     """
 
     id: str
@@ -203,7 +204,7 @@ class Exchange:
     finished: datetime
     request: Request
     answers: tuple[Answer, ...]
-    prompt_filter_results: FilterResults
+    prompt_filter_results: Mapping[int, FilterResults]
     usage: Usage | None
     outcome: Outcome
 

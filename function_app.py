@@ -1,0 +1,95 @@
+"""The triggers: one function per operation and timer, each handing over in a line.
+
+Azure tries routes in the order of function names and takes the first that fits, so ``unknown_operation`` must sort after
+every other function under ``openai/``; a test keeps it so. A missing plugin or setting stops the import, and with it the app.
+"""
+
+from pathlib import Path
+
+import azure.functions as func
+from azurefunctions.extensions.http.fastapi import Request, Response
+
+from sluicegate.api import chat, completions, data_plane
+from sluicegate.app import Sluicegate
+from sluicegate.requests import ChatRequest, CompletionRequest
+
+app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
+gate = Sluicegate(Path(__file__).parent)
+
+
+@app.function_name("chat_completions")
+@app.route("openai/deployments/{deployment}/chat/completions", methods=["POST"])
+async def chat_completions(req: Request) -> Response:
+    return await data_plane.generate(gate, req, ChatRequest, chat)
+
+
+@app.function_name("chat_completions_v1")
+@app.route("openai/v1/chat/completions", methods=["POST"])
+async def chat_completions_v1(req: Request) -> Response:
+    return await data_plane.generate(gate, req, ChatRequest, chat)
+
+
+@app.function_name("completions")
+@app.route("openai/deployments/{deployment}/completions", methods=["POST"])
+async def completions_(req: Request) -> Response:
+    return await data_plane.generate(gate, req, CompletionRequest, completions)
+
+
+@app.function_name("completions_v1")
+@app.route("openai/v1/completions", methods=["POST"])
+async def completions_v1(req: Request) -> Response:
+    return await data_plane.generate(gate, req, CompletionRequest, completions)
+
+
+@app.function_name("embeddings")
+@app.route("openai/deployments/{deployment}/embeddings", methods=["POST"])
+async def embeddings(req: Request) -> Response:
+    return await data_plane.embed(gate, req)
+
+
+@app.function_name("embeddings_v1")
+@app.route("openai/v1/embeddings", methods=["POST"])
+async def embeddings_v1(req: Request) -> Response:
+    return await data_plane.embed(gate, req)
+
+
+@app.function_name("healthz")
+@app.route("healthz", methods=["GET"])
+async def healthz(req: Request) -> Response:
+    return await data_plane.healthz(gate)
+
+
+@app.function_name("model_get")
+@app.route("openai/models/{model}", methods=["GET"])
+async def model_get(req: Request) -> Response:
+    return await data_plane.get_model(gate, req)
+
+
+@app.function_name("model_get_v1")
+@app.route("openai/v1/models/{model}", methods=["GET"])
+async def model_get_v1(req: Request) -> Response:
+    return await data_plane.get_model(gate, req)
+
+
+@app.function_name("models_list")
+@app.route("openai/models", methods=["GET"])
+async def models_list(req: Request) -> Response:
+    return await data_plane.list_models(gate, req)
+
+
+@app.function_name("models_list_v1")
+@app.route("openai/v1/models", methods=["GET"])
+async def models_list_v1(req: Request) -> Response:
+    return await data_plane.list_models(gate, req)
+
+
+@app.function_name("purge")
+@app.timer_trigger("timer", schedule="%PURGE_SCHEDULE%")
+async def purge(timer: func.TimerRequest) -> None:
+    await gate.purge()
+
+
+@app.function_name("unknown_operation")
+@app.route("openai/{*path}")
+async def unknown_operation(req: Request) -> Response:
+    return await data_plane.unknown(gate, req)

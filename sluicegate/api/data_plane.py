@@ -1,0 +1,183 @@
+"""The operations of the data plane, from an HTTP request to a response: what the HTTP triggers hand over to."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TypeAlias
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from sluicegate import __version__
+from sluicegate.api import body, embeddings, errors, models, versions
+from sluicegate.api.generation import Envelope
+from sluicegate.api.sse import EventStream
+from sluicegate.app import Sluicegate
+from sluicegate.errors import InvalidRequest, NotFound, PayloadTooLarge, SluicegateError
+from sluicegate.plugins import log_failure
+from sluicegate.requests import ChatRequest, EmbeddingRequest, Request
+from sluicegate.types import Chunk, Principal, Role
+
+MAX_BODY_BYTES = 32 << 20
+"""Of a JSON request, images in it included."""
+_MAX_CLIENT_ID = 128
+
+
+@dataclass(frozen=True, slots=True)
+class _Incoming:
+    """A request whose caller is known and whose api-version is served."""
+
+    id: str
+    http: HttpRequest
+    principal: Principal
+    version: versions.Version
+
+    async def parse(self, kind: type[Request]) -> Request:
+        return body.parse(kind, await _read(self.http))
+
+    def deployment(self, request: Request) -> str:
+        """Return the deployment: of the path on the classic surface, of the body's ``model`` on v1."""
+        name = self.http.path_params.get("deployment") or request.model
+        if not name:
+            raise InvalidRequest(
+                "Missing required parameter: 'model'.", code="missing_required_parameter", param="model"
+            )
+        return name
+
+
+_Work: TypeAlias = Callable[[_Incoming], Awaitable[Response]]
+
+
+async def generate(gate: Sluicegate, http: HttpRequest, kind: type[Request], renderer: ModuleType) -> Response:
+    """Serve chat completions or completions.
+
+    Args:
+        kind: ``ChatRequest`` or ``CompletionRequest``.
+        renderer: :mod:`sluicegate.api.chat` or :mod:`sluicegate.api.completions`.
+    """
+
+    async def work(incoming: _Incoming) -> Response:
+        request = await incoming.parse(kind)
+        call = await gate.call(incoming.principal, incoming.deployment(request), request, incoming.id)
+        chunks = gate.pipeline.chunks(call)
+        # The first chunk decides the status: what fails before it is an error response, not an error event.
+        first = await anext(chunks)
+        envelope = Envelope(
+            id=f"{'chatcmpl' if kind is ChatRequest else 'cmpl'}-{call.id}",
+            created=int(call.started.timestamp()),
+            model=call.model.id,
+            annotations=incoming.version.annotations,
+        )
+        answer = _resumed(first, chunks)
+        if getattr(request, "stream", False):
+            return EventStream(renderer.events(answer, call.request, envelope))
+        return Response(await renderer.collect(answer, call.request, envelope), media_type="application/json")
+
+    return await _handled(gate, http, work)
+
+
+async def embed(gate: Sluicegate, http: HttpRequest) -> Response:
+    """Serve embeddings."""
+
+    async def work(incoming: _Incoming) -> Response:
+        request = await incoming.parse(EmbeddingRequest)
+        call = await gate.call(incoming.principal, incoming.deployment(request), request, incoming.id)
+        vectors = await gate.pipeline.embeddings(call)
+        return Response(embeddings.render(vectors, request, call.model.id), media_type="application/json")
+
+    return await _handled(gate, http, work)
+
+
+async def list_models(gate: Sluicegate, http: HttpRequest) -> Response:
+    """Serve the list of models."""
+
+    async def work(_: _Incoming) -> Response:
+        return Response(
+            models.render_list([model for model, _ in gate.plugins.models().values()]), media_type="application/json"
+        )
+
+    return await _handled(gate, http, work)
+
+
+async def get_model(gate: Sluicegate, http: HttpRequest) -> Response:
+    """Serve one model by its id."""
+
+    async def work(_: _Incoming) -> Response:
+        found = gate.plugins.models().get(http.path_params["model"])
+        if found is None:
+            raise NotFound("The requested model does not exist.", code="model_not_found", param="model")
+        return Response(models.render(found[0]), media_type="application/json")
+
+    return await _handled(gate, http, work)
+
+
+async def unknown(gate: Sluicegate, http: HttpRequest) -> Response:
+    """Answer what no operation serves, in Azure's form."""
+    rendered = errors.render(NotFound("Resource not found"))
+    headers = _headers(gate, http, uuid.uuid4().hex)
+    return Response(rendered.body, rendered.status, headers=headers, media_type="application/json")
+
+
+async def healthz(gate: Sluicegate) -> Response:
+    """Tell that the process serves, and whether something needs the operator: always 200, without authentication."""
+    reasons = await gate.health()
+    return JSONResponse(
+        {"status": "degraded" if reasons else "ok", "version": __version__, "reasons": reasons},
+        headers={"cache-control": "no-store"},
+    )
+
+
+async def _handled(gate: Sluicegate, http: HttpRequest, work: _Work) -> Response:
+    """Authenticate, do the work, and answer whatever it raises; with the headers every answer has."""
+    call_id = uuid.uuid4().hex
+    try:
+        await gate.start()
+        principal = await gate.authenticate(http.headers, Role.CALLER)
+        surface: versions.Surface = "v1" if http.url.path.lower().startswith("/openai/v1/") else "classic"
+        version = versions.check(surface, http.query_params.get("api-version"))
+        response = await work(_Incoming(call_id, http, principal, version))
+    except Exception as error:  # noqa: BLE001 - the edge: every failure is an answer in the wire's form
+        if not isinstance(error, SluicegateError):
+            log_failure("core", "request", error)
+        rendered = errors.render(error)
+        response = Response(rendered.body, rendered.status, headers=rendered.headers, media_type="application/json")
+    response.headers.update(_headers(gate, http, call_id))
+    return response
+
+
+def _headers(gate: Sluicegate, http: HttpRequest, call_id: str) -> dict[str, str]:
+    client_id = http.headers.get("x-ms-client-request-id", "")
+    stages = gate.deployment.pipeline
+    headers = {
+        "apim-request-id": call_id,
+        "x-request-id": call_id,
+        "x-ms-client-request-id": client_id if 0 < len(client_id) <= _MAX_CLIENT_ID else call_id,
+        "x-ms-region": gate.deployment.region,
+        "x-content-type-options": "nosniff",
+    }
+    if stages.pre_filter or stages.post_filter:
+        headers["x-ms-rai-invoked"] = "true"
+    return headers
+
+
+async def _read(http: HttpRequest) -> bytes:
+    """Return the body, at most :data:`MAX_BODY_BYTES` of it."""
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in http.stream():
+        size += len(piece)
+        if size > MAX_BODY_BYTES:
+            raise PayloadTooLarge(f"The request body exceeds {MAX_BODY_BYTES >> 20} MiB.")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+async def _resumed(first: Chunk, chunks: AsyncGenerator[Chunk]) -> AsyncGenerator[Chunk]:
+    async with aclosing(chunks):
+        yield first
+        async for chunk in chunks:
+            yield chunk

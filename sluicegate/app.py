@@ -1,0 +1,161 @@
+"""Sluicegate: the app behind the triggers, built once per worker and started on the first event."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from datetime import datetime
+from pathlib import Path
+
+from sluicegate import config, retention
+from sluicegate.accounts import Accounts
+from sluicegate.call import Call
+from sluicegate.errors import InvalidRequest, NotFound, SluicegateError, Unauthorized
+from sluicegate.pipeline import Pipeline
+from sluicegate.plugins import Plugins
+from sluicegate.requests import Request
+from sluicegate.types import Principal, Role, utc_now
+from sluicegate.vault import Vault
+
+HEALTH_CACHE_S = 30.0
+
+
+class Sluicegate:
+    """One worker's app.
+
+    Args:
+        root: The folder that holds ``function_app.py``, ``plugins/`` and ``config/``.
+        environment: App settings.
+        now: The clock that decides what day it is.
+
+    Raises:
+        StartupError: A plugin, a setting or the deployment file cannot be used.
+    """
+
+    def __init__(
+        self, root: Path, environment: Mapping[str, str] = os.environ, *, now: Callable[[], datetime] = utc_now
+    ) -> None:
+        self.deployment = config.load(root, environment)
+        self.plugins = Plugins()
+        self.plugins.load_folder(root / "plugins")
+        self.plugins.load_installed(self.deployment.installed)
+        self.plugins.configure(self.deployment.plugins, self.deployment.pipeline)
+        self._blobs = self.plugins.open_storage(self.deployment.storage)
+        self._keys = self.plugins.open_keys(self.deployment.keys)
+        self.accounts = Accounts(self._blobs, self._keys)
+        self.vault = Vault(self._blobs, self._keys, clock=now)
+        self.pipeline = Pipeline(self.plugins, self.deployment.pipeline, self.vault)
+        self._now = now
+        self._starting = asyncio.Lock()
+        self._started = False
+        self._health: tuple[float, list[str]] | None = None
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Run the plugins' ``startup`` once; every event awaits this first.
+
+        Raises:
+            ApiError: A plugin could not start; the next event tries again.
+        """
+        if self._started:
+            return
+        async with self._starting:
+            if self._started:
+                return
+            for name in self._in_use("startup"):
+                await self.plugins.call(name, "startup", object)
+            self._started = True
+
+    async def shutdown(self) -> None:
+        """Finish what is being retained and release everything; for the embedded host and tests."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._keys.close)
+            stack.push_async_callback(self._blobs.close)
+            for name in self._in_use("shutdown"):
+                hook, settings = self.plugins[name].shutdown, self.plugins.config_of(name)
+                stack.push_async_callback(hook, config=settings)
+            stack.push_async_callback(self.pipeline.drain)
+
+    def _in_use(self, hook: str) -> list[str]:
+        implementing = set(self.plugins.configured(hook))
+        return [name for name in self.deployment.pipeline.plugins() if name in implementing]
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+
+    async def authenticate(self, headers: Mapping[str, str], role: Role) -> Principal:
+        """Return who is calling.
+
+        Args:
+            headers: Names in lower case.
+            role: The role the operation needs.
+
+        Raises:
+            Unauthorized: No plugin knows the caller, or the credential has another role.
+        """
+        for step in self.deployment.pipeline.authenticate:
+            principal: Principal | None = await self.plugins.call(
+                step.plugin, "authenticate", Principal | None, headers=headers, accounts=self.accounts
+            )
+            if principal is None:
+                continue
+            if principal.role is not role:
+                raise Unauthorized(
+                    f"The credential lacks the role {role.value!r} that this operation needs.", code="PermissionDenied"
+                )
+            return principal
+        raise Unauthorized(
+            "Access denied due to missing subscription key. "
+            "Send it in the 'api-key' header, or as 'Authorization: Bearer …'."
+        )
+
+    async def call(self, principal: Principal, deployment: str, request: Request, call_id: str) -> Call:
+        """Return a call of one of the account's deployments, ready for the pipeline.
+
+        Raises:
+            NotFound: The account has no such deployment.
+            InvalidRequest: The deployment's model does not serve this operation.
+        """
+        account = await self.accounts.get(principal.account)
+        found = account.deployments.get(deployment) if account else None
+        served = self.plugins.models().get(found.model) if found else None
+        if account is None or served is None:
+            raise NotFound(
+                "The API deployment for this resource does not exist. If you created the deployment within the last "
+                "5 minutes, please wait a moment and try again.",
+                code="DeploymentNotFound",
+            )
+        model, plugin = served
+        if request.operation not in model.operations:
+            raise InvalidRequest(
+                f"The {request.operation} operation does not work with the model {model.id!r} of this deployment. "
+                "Choose a deployment of another model.",
+                code="OperationNotSupported",
+            )
+        return Call(call_id, principal, account, deployment, model, plugin, request)
+
+    # --- timers and health -------------------------------------------------------------------------------------------
+
+    async def purge(self) -> retention.Summary:
+        """Remove what is due, of all accounts and plugins; for the purge timer.
+
+        Raises:
+            RetentionError: Something due is left; the next tick tries again.
+        """
+        return await retention.purge(self.vault, self.plugins, self.accounts, now=self._now())
+
+    async def health(self) -> list[str]:
+        """Return why this app is degraded, one reason a line; empty when it is not. At most :data:`HEALTH_CACHE_S` old."""
+        if self._health is None or time.monotonic() - self._health[0] > HEALTH_CACHE_S:
+            self._health = (time.monotonic(), await self._reasons())
+        return self._health[1]
+
+    async def _reasons(self) -> list[str]:
+        try:
+            overdue = await self.vault.overdue(self._now())
+        except SluicegateError as error:
+            return [f"storage or keys cannot be reached ({type(error).__name__})"]
+        return [f"retained data of {day} is overdue for deletion" for day in overdue]

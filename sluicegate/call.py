@@ -1,0 +1,97 @@
+"""One authenticated request on its way, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sluicegate.accounts import Account
+from sluicegate.requests import Request
+from sluicegate.streams import join_call
+from sluicegate.types import (
+    Answer,
+    Chunk,
+    Exchange,
+    Model,
+    Outcome,
+    Principal,
+    ToolCall,
+    Usage,
+    utc_now,
+)
+
+
+@dataclass(slots=True)
+class Call:
+    """One authenticated request on its way; the pipeline fills in what becomes of it.
+
+    Attributes:
+        id: Opaque; becomes the exchange's id and ``x-request-id``.
+        request: Changes as pre-filters pass it on.
+        plugin: The plugin that serves ``model``.
+    """
+
+    id: str
+    principal: Principal
+    account: Account
+    deployment: str
+    model: Model
+    plugin: str
+    request: Request
+    started: datetime = field(default_factory=utc_now)
+    outcome: Outcome = Outcome.FAILED
+    usage: Usage | None = None
+    record: Record = field(default_factory=lambda: Record())
+
+    def exchange(self) -> Exchange:
+        """Return what may be retained of this call, as of now."""
+        return Exchange(
+            id=self.id,
+            account=self.account.name,
+            deployment=self.deployment,
+            model=self.model.id,
+            operation=self.request.operation,
+            user=self.account.user_hash(self.request.end_user),
+            started=self.started,
+            finished=utc_now(),
+            request=self.request,
+            answers=self.record.answers(),
+            prompt_filter_results=self.request.prompt_filter_results,
+            usage=self.usage,
+            outcome=self.outcome,
+        )
+
+
+class Record:
+    """What was sent of each choice, and what a filter withheld of it."""
+
+    def __init__(self) -> None:
+        self.withheld: dict[int, str] = {}
+        self._pieces: dict[int, list[Chunk]] = {}
+
+    def sent(self, chunk: Chunk) -> None:
+        """Note one chunk that the caller gets."""
+        self._pieces.setdefault(chunk.index, []).append(chunk)
+
+    def answers(self) -> tuple[Answer, ...]:
+        """Return the choices in order, the pieces of each joined."""
+        return tuple(self._answer(index) for index in sorted(self._pieces))
+
+    def _answer(self, index: int) -> Answer:
+        pieces = self._pieces[index]
+        calls: dict[int, ToolCall] = {}
+        for call in (call for piece in pieces for call in piece.tool_calls):
+            calls[call.index] = join_call(calls.get(call.index), call)
+        results: dict[str, Mapping[str, Any]] = {}
+        for piece in pieces:
+            results.update(piece.content_filter_results)
+        return Answer(
+            text="".join(piece.text for piece in pieces),
+            tool_calls=tuple(calls[number] for number in sorted(calls)),
+            refusal="".join(piece.refusal for piece in pieces),
+            withheld=self.withheld.get(index, ""),
+            finish_reason=pieces[-1].finish_reason,
+            content_filter_results=results,
+        )

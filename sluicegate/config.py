@@ -1,0 +1,118 @@
+"""What the operator decides: the deployment file and the app settings it refers to.
+
+The file is TOML. A string in it may name an app setting (environment variable) as ``%NAME%``, the way bindings of Azure
+Functions do; a setting that is not set stops the start, so nothing falls back to a default by accident.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from sluicegate.errors import StartupError
+
+CONFIG_SETTING = "SLUICEGATE_CONFIG"
+DEFAULT_PATH = "config/deployment.toml"
+_SETTING = re.compile(r"%([A-Za-z_][A-Za-z0-9_]*)%")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True)
+
+
+class Step(_Section):
+    """One plugin in one stage of the pipeline; in the file a name, or ``{ plugin = "…", required = false }``."""
+
+    plugin: str
+    required: bool = True
+    """Whether a failure of the plugin stops the request. Only ``pre_filter`` and ``retain`` may say false."""
+
+
+class Pipeline(_Section):
+    """Which plugins run in which stage, in this order."""
+
+    authenticate: tuple[Step, ...]
+    pre_filter: tuple[Step, ...] = ()
+    models: tuple[Step, ...] = Field(min_length=1)
+    """The plugins that serve models."""
+    post_filter: tuple[Step, ...] = ()
+    retain: tuple[Step, ...] = ()
+
+    @field_validator("authenticate", "pre_filter", "models", "post_filter", "retain", mode="before")
+    @classmethod
+    def _names_are_steps(cls, value: Any) -> Any:
+        return [{"plugin": item} if isinstance(item, str) else item for item in value]
+
+    @field_validator("authenticate", "models", "post_filter")
+    @classmethod
+    def _always_required(cls, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        if any(not step.required for step in steps):
+            raise ValueError("'required = false' is possible for pre_filter and retain only")
+        return steps
+
+    def plugins(self) -> tuple[str, ...]:
+        """Return the names of all plugins in use, each once, in order of first use."""
+        stages = (self.authenticate, self.pre_filter, self.models, self.post_filter, self.retain)
+        return tuple(dict.fromkeys(step.plugin for stage in stages for step in stage))
+
+
+class Deployment(_Section):
+    """The deployment file."""
+
+    storage: str
+    """URL of the blob store, for the ``open_storage`` hook."""
+    keys: str
+    """URL of the key service, for the ``open_keys`` hook."""
+    region: str
+    """Where this deployment runs; sent as ``x-ms-region``."""
+    installed: tuple[str, ...] = ()
+    """Entry points of the group ``sluicegate`` to load beside the folder ``plugins/``; others are not even imported."""
+    pipeline: Pipeline
+    plugins: Mapping[str, dict[str, Any]] = Field(default_factory=dict)
+    """Settings by plugin."""
+
+
+def load(root: Path, environment: Mapping[str, str] = os.environ) -> Deployment:
+    """Read the deployment file of the app in ``root``.
+
+    Raises:
+        StartupError: It is missing, malformed, or refers to an app setting that is not set.
+    """
+    path = root / environment.get(CONFIG_SETTING, DEFAULT_PATH)
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StartupError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StartupError(f"{path}: not TOML: {error}") from None
+    try:
+        return Deployment.model_validate(_resolved(document, environment, path.name))
+    except ValidationError as error:
+        raise StartupError(f"{path}: {describe(error)}") from None
+
+
+def describe(error: ValidationError) -> str:
+    """Return what is wrong with settings, field by field, without any value."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg']}"
+        for problem in error.errors(include_url=False, include_input=False)
+    )
+
+
+def _resolved(value: Any, environment: Mapping[str, str], where: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _resolved(item, environment, f"{where}: {key}") for key, item in value.items()}
+    if isinstance(value, list):
+        return [_resolved(item, environment, where) for item in value]
+    if isinstance(value, str):
+        for name in _SETTING.findall(value):
+            if name not in environment:
+                raise StartupError(f"{where} refers to the app setting {name}, which is not set")
+        return _SETTING.sub(lambda match: environment[match[1]], value)
+    return value

@@ -1,0 +1,265 @@
+"""What happens to one request, in order. Read this after the hooks.
+
+``pre_filter`` maps a request to a request, ``inference`` maps a request to a stream of chunks, ``post_filter`` maps a stream
+to a stream, ``retain`` sees what became of it. There is one path: an answer that is not streamed is a collected stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
+from typing import Any, cast
+
+import anyio
+
+from sluicegate.call import Call
+from sluicegate.config import Pipeline as Stages
+from sluicegate.errors import ApiError, PluginFailed, Refused, Unsupported
+from sluicegate.fan_out import per_choice
+from sluicegate.plugins import Plugins, log_failure
+from sluicegate.requests import GenerationRequest, Request
+from sluicegate.types import Chunk, Embeddings, Exchange, Model, Outcome
+from sluicegate.vault import Vault
+
+RETAIN_S = 10.0
+"""How long retaining one exchange may take before the answer fails."""
+
+log = logging.getLogger(__name__)
+
+
+class Pipeline:
+    """The stages of this deployment; one object per worker."""
+
+    def __init__(self, plugins: Plugins, stages: Stages, vault: Vault) -> None:
+        self._plugins = plugins
+        self._stages = stages
+        self._vault = vault
+        self._retaining: set[asyncio.Task[None]] = set()
+
+    async def chunks(self, call: Call) -> AsyncGenerator[Chunk]:
+        """Yield the filtered answer to a chat or completion request; retain the exchange; end.
+
+        Whatever refuses the request does so before anything is yielded; when the first chunk comes, ``call.request`` is
+        final, with all verdicts on the prompt. The last chunk carries ``usage`` when the model counted.
+
+        Raises:
+            ApiError: The request cannot be served; :class:`~sluicegate.errors.Refused` when a pre-filter refuses it.
+        """
+        try:
+            await self._pre_filter(call)
+            async with aclosing(self._generate(call)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+            if call.outcome is not Outcome.CUT:
+                call.outcome = Outcome.COMPLETED
+        except (GeneratorExit, asyncio.CancelledError):
+            call.outcome = Outcome.ABANDONED
+            raise
+        finally:
+            await self._retain(call)
+
+    async def embeddings(self, call: Call) -> Embeddings:
+        """Return the vectors of an embedding request and retain its inputs."""
+        try:
+            await self._pre_filter(call)
+            returned: Embeddings = await self._plugins.call(
+                call.plugin, "embed", Embeddings, request=call.request, model=call.model
+            )
+            call.usage = returned.usage
+            call.outcome = Outcome.COMPLETED
+            return returned
+        except asyncio.CancelledError:
+            call.outcome = Outcome.ABANDONED
+            raise
+        finally:
+            await self._retain(call)
+
+    async def drain(self) -> None:
+        """Wait until everything that is being retained is."""
+        while self._retaining:
+            await asyncio.wait(self._retaining)
+
+    # --- before the model --------------------------------------------------------------------------------------------
+
+    async def _pre_filter(self, call: Call) -> None:
+        _check_features(call.request, call.model)
+        self._detokenize(call)
+        for step in self._stages.pre_filter:
+            try:
+                call.request = await self._plugins.call(
+                    step.plugin, "pre_filter", type(call.request), request=call.request, principal=call.principal
+                )
+            except PluginFailed:
+                if step.required:
+                    raise
+            except Refused as refusal:
+                call.request = call.request.annotate(refusal.results)
+                call.outcome = Outcome.BLOCKED
+                raise Refused(call.request.prompt_filter_results[0]) from None
+
+    def _detokenize(self, call: Call) -> None:
+        """Turn token ids into the model's text, so that filters read what the model will read."""
+        lists = call.request.token_lists()
+        if not lists:
+            return
+        hook, config = self._plugins[call.plugin].detokenize, self._plugins.config_of(call.plugin)
+        try:
+            texts = [hook(tokens=tokens, model=call.model, config=config) for tokens in lists]
+        except ApiError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one of the places that call plugins
+            log_failure(call.plugin, "detokenize", error)
+            raise PluginFailed(call.plugin, "detokenize") from None
+        call.request = call.request.with_texts(tuple(texts))
+
+    # --- the model and after -----------------------------------------------------------------------------------------
+
+    async def _generate(self, call: Call) -> AsyncGenerator[Chunk]:
+        request = cast(GenerationRequest, call.request)
+        # Closing an async generator does not close the one it reads from, so the stack closes every stage, last first.
+        async with AsyncExitStack() as stack:
+            hook, config = self._plugins[call.plugin].inference, self._plugins.config_of(call.plugin)
+            answer = hook(request=request, model=call.model, config=config)
+            await _close_with(stack, answer)
+            source = _Source(answer, call)
+            await _close_with(stack, stream := source.chunks())
+            merged = per_choice(stream, request.choices, lambda index, part: self._filtered(call, part, index))
+            await _close_with(stack, merged)
+            async for chunk in merged:
+                call.record.sent(chunk)
+                if chunk.finish_reason == "content_filter":
+                    call.outcome = Outcome.CUT
+                yield chunk
+            if call.usage is not None:
+                yield Chunk(usage=call.usage)
+
+    async def _filtered(self, call: Call, chunks: AsyncIterator[Chunk], index: int) -> AsyncGenerator[Chunk]:
+        """Run one choice through the post-filters."""
+        stages = [_Stage(call.plugin, "inference", chunks)]
+        async with AsyncExitStack() as stack:
+            await _close_with(stack, stream := stages[0].chunks())
+            for step in self._stages.post_filter:
+                hook, config = self._plugins[step.plugin].post_filter, self._plugins.config_of(step.plugin)
+                filtered = hook(chunks=stream, request=cast(Any, call.request), principal=call.principal, config=config)
+                await _close_with(stack, filtered)
+                stages.append(_Stage(step.plugin, "post_filter", filtered))
+                await _close_with(stack, stream := stages[-1].chunks())
+            try:
+                async for chunk in stream:
+                    # A later filter that goes on after an earlier one failed is not listened to.
+                    if any(stage.failure for stage in stages):
+                        break
+                    yield replace(chunk, index=index) if chunk.index != index else chunk
+            except Refused:
+                pass
+            for before, stage in zip([None, *stages], stages, strict=False):
+                if isinstance(stage.failure, Refused):
+                    call.record.withheld[index] = stage.withheld(before)
+                    yield Chunk(
+                        index=index, finish_reason="content_filter", content_filter_results=stage.failure.results
+                    )
+                    return
+                if stage.failure:
+                    raise stage.failure
+                if not stage.finished:
+                    log.error("plugin %s, hook %s: the answer ended without a finish_reason", stage.plugin, stage.hook)
+                    raise PluginFailed(stage.plugin, stage.hook)
+
+    # --- afterwards --------------------------------------------------------------------------------------------------
+
+    async def _retain(self, call: Call) -> None:
+        if not self._stages.retain:
+            return
+        task = asyncio.create_task(self._retain_all(call.exchange()))
+        self._retaining.add(task)
+        task.add_done_callback(self._retaining.discard)
+        # Shielded twice, from anyio's cancellation and from asyncio's: a caller who leaves must not decide what is kept.
+        with anyio.CancelScope(shield=True):
+            await asyncio.shield(task)
+
+    async def _retain_all(self, exchange: Exchange) -> None:
+        failed: PluginFailed | None = None
+        for step in self._stages.retain:
+            store = self._vault.store(exchange.account, step.plugin)
+            try:
+                async with asyncio.timeout(RETAIN_S):
+                    await self._plugins.call(step.plugin, "retain", object, exchange=exchange, store=store)
+            except (PluginFailed, TimeoutError):
+                if step.required:
+                    failed = PluginFailed(step.plugin, "retain")
+        if failed is not None:
+            raise failed
+
+
+def _check_features(request: Request, model: Model) -> None:
+    for param, feature in request.features():
+        if feature not in model.features:
+            raise Unsupported(
+                f"The model {model.id!r} does not support {param!r} here (it lacks the feature {feature!r}). "
+                "Leave it out, or use a deployment of another model.",
+                param=param,
+            )
+
+
+async def _close_with(stack: AsyncExitStack, stream: AsyncIterator[Chunk]) -> None:
+    await stack.enter_async_context(aclosing(cast(AsyncGenerator[Chunk], stream)))
+
+
+class _Source:
+    """The model's stream, with what belongs to the whole answer taken off: usage and verdicts on the prompt."""
+
+    def __init__(self, answer: AsyncIterator[Chunk], call: Call) -> None:
+        self._answer = answer
+        self._call = call
+
+    async def chunks(self) -> AsyncGenerator[Chunk]:
+        async for chunk in self._answer:
+            if chunk.usage is not None:
+                self._call.usage = chunk.usage
+            for index, results in (chunk.prompt_filter_results or {}).items():
+                # Our own verdict on a category stands.
+                own = self._call.request.prompt_filter_results.get(index, {})
+                self._call.request = self._call.request.annotate({**results, **own}, index)
+            if chunk.text or chunk.finish_reason or chunk.tool_calls or chunk.refusal or chunk.content_filter_results:
+                yield chunk
+
+
+class _Stage:
+    """One plugin's output of one choice: names who failed, and remembers what passed."""
+
+    def __init__(self, plugin: str, hook: str, stream: AsyncIterator[Chunk]) -> None:
+        self.plugin = plugin
+        self.hook = hook
+        self.failure: ApiError | Refused | None = None
+        self.finished = False
+        self._stream = stream
+        self._passed: list[str] = []
+
+    async def chunks(self) -> AsyncGenerator[Chunk]:
+        try:
+            async for chunk in self._stream:
+                self._passed.append(_content(chunk))
+                self.finished = self.finished or chunk.finish_reason is not None
+                yield chunk
+        except (ApiError, Refused) as error:
+            self.failure = self.failure or error
+            raise
+        except Exception as error:  # noqa: BLE001 - one of the places that call plugins
+            log_failure(self.plugin, self.hook, error)
+            self.failure = PluginFailed(self.plugin, self.hook)
+            raise self.failure from None
+
+    def withheld(self, before: _Stage | None) -> str:
+        """Return what this stage had read and not let pass."""
+        read = "".join(before._passed) if before else ""
+        return read.removeprefix("".join(self._passed))
+
+
+def _content(chunk: Chunk) -> str:
+    if not chunk.tool_calls:
+        return chunk.refusal + chunk.text if chunk.refusal else chunk.text
+    calls = "".join((call.name or "") + call.arguments for call in chunk.tool_calls)
+    return chunk.refusal + chunk.text + calls

@@ -1,0 +1,300 @@
+"""Find the plugins of a deployment, check them before any request is served, and call one plugin at a time.
+
+``await plugins["redact_pii"].pre_filter(...)`` goes through pluggy, so hook-call monitoring sees it, but to one plugin
+only: it has a name to blame and its own settings, and filters chain. pluggy never awaits and knows neither order nor
+kind of an async hook, which is why so much is refused here rather than tolerated.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import logging
+import pkgutil
+import sys
+import traceback
+from collections.abc import Iterable, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, cast
+
+import pluggy
+from pydantic import ValidationError
+
+from sluicegate.config import Pipeline, describe
+from sluicegate.errors import ApiError, PluginFailed, Refused, StartupError
+from sluicegate.hookspecs import Hooks
+from sluicegate.requests import FEATURES
+from sluicegate.services import BlobStore, KeyService
+from sluicegate.types import Model, PluginConfig
+
+PACKAGE = "plugins"
+STAGES = {
+    "authenticate": ("authenticate",),
+    "pre_filter": ("pre_filter",),
+    "models": ("register_models",),
+    "post_filter": ("post_filter",),
+    "retain": ("retain", "purge"),
+}
+"""Stage of the pipeline -> the hooks a plugin named there must implement."""
+log = logging.getLogger(__name__)
+_HOOKS = frozenset(name for name, value in vars(Hooks).items() if hasattr(value, "sluicegate_spec"))
+
+
+class Plugins:
+    """The loaded plugins by name."""
+
+    def __init__(self) -> None:
+        self._manager = pluggy.PluginManager("sluicegate")
+        self._manager.add_hookspecs(Hooks)
+        self._handles: dict[str, Hooks] = {}
+        self._configs: dict[str, PluginConfig] = {}
+        self._models: dict[str, tuple[Model, str]] = {}
+
+    # --- loading -----------------------------------------------------------------------------------------------------
+
+    def load_folder(self, folder: Path) -> None:
+        """Load every module of the folder, in alphabetical order, except ``_private`` ones."""
+        package = _package(folder)
+        for found in sorted(pkgutil.iter_modules([str(folder)]), key=lambda module: module.name):
+            if not found.name.startswith("_"):
+                self.add(_imported(f"{package}.{found.name}", found.name), found.name)
+
+    def load_installed(self, names: Iterable[str]) -> None:
+        """Load the named entry points of the group ``sluicegate``; one that is not named is not imported."""
+        for name in names:
+            found = entry_points(group="sluicegate", name=name)
+            if len(found) != 1:
+                what = "no installed plugin is" if not found else f"{len(found)} installed plugins are"
+                raise StartupError(f"{what} called {name!r}")
+            [entry] = found
+            self.add(_imported(entry.module, name), name)
+
+    def add(self, plugin: object, name: str) -> None:
+        """Load one plugin object, usually a module.
+
+        Raises:
+            StartupError: One of the rules of ``docs/writing-plugins.md`` is broken; the message names plugin and rule.
+        """
+        if self._manager.has_plugin(name):
+            raise StartupError(f"two plugins are called {name!r}")
+        for hook in _HOOKS:
+            function = inspect.getattr_static(plugin, hook, None)
+            if inspect.isfunction(function) and not hasattr(function, "sluicegate_impl"):
+                raise StartupError(f"plugin {name!r}, hook {hook}: must be marked with @hookimpl")
+        for attribute in dir(plugin):
+            options = getattr(inspect.getattr_static(plugin, attribute, None), "sluicegate_impl", None)
+            if options is not None:
+                _check_options(f"plugin {name!r}, hook {attribute}", options)
+        try:
+            self._manager.register(plugin, name=name)
+            self._manager.check_pending()
+        except (ValueError, pluggy.PluginValidationError) as error:
+            raise StartupError(f"plugin {name!r}: {error}") from error
+        self._check(name)
+
+    def configure(self, settings: Mapping[str, Mapping[str, Any]], pipeline: Pipeline) -> None:
+        """Validate all settings and the pipeline, then register the models.
+
+        Raises:
+            StartupError: An unknown or mistyped setting, a step whose plugin lacks the stage's hook, or two models of one id.
+        """
+        for name in settings:
+            if not self._manager.has_plugin(name):
+                raise StartupError(f"[plugins.{name}] configures a plugin that is not there")
+        for stage, hooks in STAGES.items():
+            for step in getattr(pipeline, stage):
+                for hook in hooks:
+                    if step.plugin not in self.implementing(hook):
+                        raise StartupError(f"pipeline.{stage} names {step.plugin!r}, which does not implement {hook}")
+        for name in self.names():
+            try:
+                self._configs[name] = self._settings_class(name).model_validate(settings.get(name, {}))
+            except ValidationError as error:
+                # A plugin nobody named needs no settings; its hooks are not called.
+                if name in settings or name in pipeline.plugins():
+                    raise StartupError(f"[plugins.{name}] {describe(error)}") from None
+        for step in pipeline.models:
+            self._register_models(step.plugin)
+
+    # --- use ---------------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> Hooks:
+        """Return one plugin; calling a hook's name on it calls that plugin alone."""
+        if name not in self._handles:
+            if not self._manager.has_plugin(name):
+                raise StartupError(f"no plugin is called {name!r}")
+            self._handles[name] = cast(Hooks, _Handle(self._manager, name))
+        return self._handles[name]
+
+    async def call(self, name: str, hook: str, expected: type[Any], **arguments: Any) -> Any:
+        """Await one plugin's hook with its own settings.
+
+        Args:
+            expected: The class of what it must return.
+
+        Raises:
+            ApiError: What the plugin raised on purpose; :class:`~sluicegate.errors.Refused` likewise.
+            PluginFailed: Anything else. It is logged without its message, which may quote the prompt.
+        """
+        try:
+            returned = await getattr(self[name], hook)(**arguments, config=self._configs[name])
+            if not isinstance(returned, expected):
+                raise TypeError(f"{hook} returned {type(returned).__name__} instead of {expected.__name__}")
+            return returned
+        except (ApiError, Refused):
+            raise
+        except Exception as error:  # noqa: BLE001 - with pipeline._Stage, the place that calls plugins
+            log_failure(name, hook, error)
+            raise PluginFailed(name, hook) from None
+
+    def names(self) -> tuple[str, ...]:
+        """Return every loaded plugin's name, sorted."""
+        return tuple(sorted(name for name, _ in self._manager.list_name_plugin()))
+
+    def implementing(self, hook: str) -> tuple[str, ...]:
+        """Return the plugins that implement a hook, sorted."""
+        return tuple(sorted(impl.plugin_name for impl in getattr(self._manager.hook, hook).get_hookimpls()))
+
+    def configured(self, hook: str) -> tuple[str, ...]:
+        """Return the plugins that implement a hook and have valid settings, sorted."""
+        return tuple(name for name in self.implementing(hook) if name in self._configs)
+
+    def config_of(self, name: str) -> PluginConfig:
+        """Return a plugin's validated settings."""
+        return self._configs[name]
+
+    def models(self) -> Mapping[str, tuple[Model, str]]:
+        """Return model id -> the model and the plugin that serves it."""
+        return self._models
+
+    def open_storage(self, url: str) -> BlobStore:
+        """Return the store some plugin opens for ``url``; the message of a failure never holds the URL's secrets."""
+        store = self._manager.hook.open_storage(url=url)
+        if store is None:
+            raise StartupError(f"no plugin opens storage URLs of the kind {_scheme(url)!r}")
+        return cast(BlobStore, store)
+
+    def open_keys(self, url: str) -> KeyService:
+        """Return the key service some plugin opens for ``url``."""
+        keys = self._manager.hook.open_keys(url=url)
+        if keys is None:
+            raise StartupError(f"no plugin opens key URLs of the kind {_scheme(url)!r}")
+        return cast(KeyService, keys)
+
+    # --- checks ------------------------------------------------------------------------------------------------------
+
+    def _check(self, name: str) -> None:
+        plugin = self._manager.get_plugin(name)
+        implemented = set()
+        for caller in self._manager.get_hookcallers(plugin) or ():
+            implemented.add(caller.name)
+            [impl] = [impl for impl in caller.get_hookimpls() if impl.plugin is plugin]
+            _check_signature(f"plugin {name!r}, hook {caller.name}", caller.name, impl.function)
+        if not implemented:
+            raise StartupError(f"plugin {name!r} implements no hook")
+        if "retain" in implemented and "purge" not in implemented:
+            raise StartupError(f"plugin {name!r} retains data but cannot purge it")
+        if implemented & {"inference", "embed"} and "register_models" not in implemented:
+            raise StartupError(f"plugin {name!r} serves models but registers none: it needs register_models")
+
+    def _settings_class(self, name: str) -> type[PluginConfig]:
+        if name not in self.implementing("register_config"):
+            return PluginConfig
+        returned = self[name].register_config()
+        if not (isinstance(returned, type) and issubclass(returned, PluginConfig)):
+            raise StartupError(f"plugin {name!r}, hook register_config: must return a subclass of PluginConfig")
+        return returned
+
+    def _register_models(self, name: str) -> None:
+        for model in self[name].register_models(config=self._configs[name]):
+            where = f"plugin {name!r}, model {model.id!r}"
+            if model.id in self._models:
+                raise StartupError(f"{where}: {self._models[model.id][1]!r} already registers it")
+            if unknown := model.features - FEATURES.keys():
+                raise StartupError(f"{where}: unknown features {', '.join(sorted(unknown))}")
+            needed = {"embed" if operation == "embeddings" else "inference" for operation in model.operations}
+            if "token_input" in model.features:
+                needed.add("detokenize")
+            for hook in sorted(needed):
+                if name not in self.implementing(hook):
+                    raise StartupError(f"{where}: the plugin must implement {hook}")
+            self._models[model.id] = (model, name)
+
+
+class _Handle:
+    """One plugin's hooks. Calls go through pluggy, so hook-call monitoring sees them."""
+
+    def __init__(self, manager: pluggy.PluginManager, name: str) -> None:
+        self._manager = manager
+        self._others = [plugin for other, plugin in manager.list_name_plugin() if other != name and plugin]
+
+    def __getattr__(self, hook: str) -> Any:
+        caller = self._manager.subset_hook_caller(hook, self._others)
+        first = hook in ("open_storage", "open_keys")
+
+        def call(**arguments: Any) -> Any:
+            if first:
+                return caller(**arguments)
+            [returned] = caller(**arguments)
+            return returned
+
+        setattr(self, hook, call)
+        return call
+
+
+def log_failure(plugin: str, hook: str, error: BaseException) -> None:
+    """Log where a plugin failed: class and frames. Never the message, because it may quote the prompt."""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    log.error("plugin %s failed in %s: %s\n%s", plugin, hook, type(error).__name__, frames)
+
+
+def _check_options(where: str, options: Mapping[str, Any]) -> None:
+    if options.get("wrapper") or options.get("hookwrapper"):
+        raise StartupError(f"{where}: wrappers cannot see an awaited result")
+    if options.get("tryfirst") or options.get("trylast"):
+        raise StartupError(f"{where}: the order of plugins is decided in the deployment file, not here")
+    if options.get("optionalhook"):
+        raise StartupError(f"{where}: optionalhook would let a misspelt hook pass")
+
+
+def _check_signature(where: str, hook: str, function: Any) -> None:
+    if (kind := _kind(getattr(Hooks, hook))) != _kind(function):
+        raise StartupError(f"{where}: must be {kind}")
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.default is not parameter.empty or parameter.kind is not parameter.POSITIONAL_OR_KEYWORD:
+            raise StartupError(f"{where}: parameters must be positional without defaults")
+
+
+def _kind(function: Any) -> str:
+    if inspect.isasyncgenfunction(function):
+        return "async def with yield"
+    return "async def" if inspect.iscoroutinefunction(function) else "def"
+
+
+def _package(folder: Path) -> str:
+    """Import the folder itself as the package ``plugins``, whatever else of that name is installed."""
+    location = folder / "__init__.py"
+    loaded = sys.modules.get(PACKAGE)
+    if loaded is None:
+        spec = importlib.util.spec_from_file_location(PACKAGE, location, submodule_search_locations=[str(folder)])
+        if spec is None or spec.loader is None or not location.exists():
+            raise StartupError(f"{location}: not found")
+        loaded = sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(loaded)
+    if Path(str(loaded.__file__)).resolve() != location.resolve():
+        raise StartupError(f"another package called {PACKAGE!r} is loaded from {loaded.__file__}")
+    return PACKAGE
+
+
+def _imported(module: str, name: str) -> object:
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        # Import runs no request, so the message quotes no prompt and helps the operator.
+        raise StartupError(f"plugin {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0].partition(":")[0].partition("=")[0][:40]
