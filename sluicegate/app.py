@@ -59,7 +59,8 @@ class Sluicegate:
         """Run the plugins' ``startup`` once; every event awaits this first.
 
         Raises:
-            ApiError: A plugin could not start; the next event tries again.
+            StartupError: A plugin says what the operator must mend; the next event tries again.
+            PluginFailed: A plugin failed; likewise.
         """
         if self._started:
             return

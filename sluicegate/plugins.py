@@ -49,6 +49,7 @@ class Plugins:
         self._manager = pluggy.PluginManager("sluicegate")
         self._manager.add_hookspecs(Hooks)
         self._handles: dict[str, Hooks] = {}
+        self._sources: dict[str, str] = {}
         self._configs: dict[str, PluginConfig] = {}
         self._models: dict[str, tuple[Model, str]] = {}
 
@@ -59,7 +60,7 @@ class Plugins:
         package = _package(folder)
         for found in sorted(pkgutil.iter_modules([str(folder)]), key=lambda module: module.name):
             if not found.name.startswith("_"):
-                self.add(_imported(f"{package}.{found.name}", found.name), found.name)
+                self.add(_imported(f"{package}.{found.name}", found.name), found.name, source=f"{folder.name}/")
 
     def load_installed(self, names: Iterable[str]) -> None:
         """Load the named entry points of the group ``sluicegate``; one that is not named is not imported."""
@@ -69,10 +70,14 @@ class Plugins:
                 what = "no installed plugin is" if not found else f"{len(found)} installed plugins are"
                 raise StartupError(f"{what} called {name!r}")
             [entry] = found
-            self.add(_imported(entry.module, name), name)
+            source = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "installed"
+            self.add(_imported(entry.module, name), name, source=source)
 
-    def add(self, plugin: object, name: str) -> None:
+    def add(self, plugin: object, name: str, *, source: str = "added") -> None:
         """Load one plugin object, usually a module.
+
+        Args:
+            source: Where it came from, for ``describe``.
 
         Raises:
             StartupError: One of the rules of ``docs/writing-plugins.md`` is broken; the message names plugin and rule.
@@ -93,6 +98,7 @@ class Plugins:
         except (ValueError, pluggy.PluginValidationError) as error:
             raise StartupError(f"plugin {name!r}: {error}") from error
         self._check(name)
+        self._sources[name] = source
 
     def configure(self, settings: Mapping[str, Mapping[str, Any]], pipeline: Pipeline) -> None:
         """Validate all settings and the pipeline, then register the models.
@@ -135,7 +141,7 @@ class Plugins:
             expected: The class of what it must return.
 
         Raises:
-            ApiError: What the plugin raised on purpose; :class:`~sluicegate.errors.Refused` likewise.
+            ApiError: What the plugin raised on purpose; ``Refused`` and ``StartupError`` likewise.
             PluginFailed: Anything else. It is logged without its message, which may quote the prompt.
         """
         try:
@@ -143,7 +149,7 @@ class Plugins:
             if not isinstance(returned, expected):
                 raise TypeError(f"{hook} returned {type(returned).__name__} instead of {expected.__name__}")
             return returned
-        except (ApiError, Refused):
+        except (ApiError, Refused, StartupError):
             raise
         except Exception as error:  # noqa: BLE001 - with pipeline._Stage, the place that calls plugins
             log_failure(name, hook, error)
@@ -164,6 +170,14 @@ class Plugins:
     def config_of(self, name: str) -> PluginConfig:
         """Return a plugin's validated settings."""
         return self._configs[name]
+
+    def source_of(self, name: str) -> str:
+        """Return where a plugin came from: ``plugins/`` or the distribution that installed it."""
+        return self._sources[name]
+
+    def summary_of(self, name: str) -> str:
+        """Return the first paragraph of a plugin's own description."""
+        return " ".join((inspect.getdoc(self._manager.get_plugin(name)) or "").partition("\n\n")[0].split())
 
     def models(self) -> Mapping[str, tuple[Model, str]]:
         """Return model id -> the model and the plugin that serves it."""

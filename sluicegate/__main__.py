@@ -1,0 +1,132 @@
+"""The command line: ``python -m sluicegate serve | check | describe | demo``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from sluicegate import __version__
+from sluicegate.errors import StartupError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SNIPPETS = """\
+Sluicegate {version} listens on {endpoint} (Ctrl-C stops it).
+Keys and names are in {path}, readable by you alone.
+
+With curl:
+
+  KEY=$(python3 -c 'import json; print(json.load(open("{path}"))["api_key"])')
+  curl {endpoint}/openai/v1/chat/completions -H "api-key: $KEY" -H "content-type: application/json" \\
+    -d '{{"model": "chat", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+
+With Python (.venv/bin/python has the openai package):
+
+  import json, openai
+  c = json.load(open("{path}"))
+  client = openai.AzureOpenAI(azure_endpoint=c["endpoint"], api_key=c["api_key"], api_version="2024-10-21")
+  question = [{{"role": "user", "content": "What is the capital of France?"}}]
+  print(client.chat.completions.create(model=c["chat_deployment"], messages=question).choices[0].message.content)
+"""
+
+
+def main() -> int:
+    """Run one command; the exit status is 1 when the app cannot start."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sluicegate", description="Azure OpenAI's data process, in the open."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="serve the app on this machine")
+    serve.add_argument("--port", type=int, default=7071, help="0 for any free port")
+    serve.add_argument("--host", default="127.0.0.1", help="an address of this machine")
+    commands.add_parser("check", help="load every plugin and setting, serve nothing")
+    commands.add_parser("describe", help="say what happens to data here, in order")
+    commands.add_parser("demo", help="a guided tour against a throw-away data folder")
+    for name in ("serve", "check", "describe"):
+        commands.choices[name].add_argument(
+            "--data", type=Path, default=Path(".data"), help="folder of the embedded storage and keys"
+        )
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        if arguments.command == "demo":
+            from sluicegate import demo
+
+            return demo.main(ROOT)
+        from sluicegate import first_run
+
+        arguments.data = arguments.data.resolve()
+        first_run.use_embedded_settings(os.environ, arguments.data)
+        return {"serve": _serve, "check": _check, "describe": _describe}[arguments.command](arguments)
+    except StartupError as error:
+        print(f"sluicegate: {error}", file=sys.stderr)
+        return 1
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from sluicegate import first_run, host
+
+    if not host.is_loopback(arguments.host) and os.environ["SLUICEGATE_KEYS"].startswith(first_run.EMBEDDED_KEYS):
+        raise StartupError(
+            f"refusing to serve on {arguments.host} with keys in a local folder: use 127.0.0.1, or set SLUICEGATE_KEYS"
+        )
+    tasks: list[asyncio.Task[None]] = []
+    failures: list[StartupError] = []
+
+    async def announce(endpoint: str) -> None:
+        gate = sys.modules["function_app"].gate
+        try:
+            await gate.start()
+            path = await first_run.write_credentials(gate, arguments.data, endpoint)
+        except Exception as error:  # noqa: BLE001 - told once the server has stopped
+            failures.append(error if isinstance(error, StartupError) else StartupError(f"cannot start: {error}"))
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        print(SNIPPETS.format(version=__version__, endpoint=endpoint, path=_short(path)), flush=True)
+
+    async def stop() -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await sys.modules["function_app"].gate.shutdown()
+
+    host.run(
+        ROOT,
+        host=arguments.host,
+        port=arguments.port,
+        on_ready=lambda endpoint: tasks.append(asyncio.get_running_loop().create_task(announce(endpoint))),
+        on_stop=stop,
+    )
+    for failure in failures:
+        raise failure
+    return 0
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
+def _check(_: argparse.Namespace) -> int:
+    from sluicegate.app import Sluicegate
+
+    gate = Sluicegate(ROOT)
+    print(f"ok: {len(gate.plugins.names())} plugins, {len(gate.plugins.models())} models")
+    return 0
+
+
+def _describe(_: argparse.Namespace) -> int:
+    from sluicegate.app import Sluicegate
+    from sluicegate.describe import describe
+
+    print(describe(Sluicegate(ROOT)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

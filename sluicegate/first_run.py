@@ -1,0 +1,89 @@
+"""What the first start on a laptop makes: embedded settings, an account, its keys, and the file that holds them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from sluicegate.app import Sluicegate
+from sluicegate.errors import StartupError
+from sluicegate.types import Role
+
+ACCOUNT = "default"
+CREDENTIALS = "credentials.json"
+EMBEDDED_KEYS = "folder:"
+
+
+def use_embedded_settings(environment: MutableMapping[str, str], data: Path) -> None:
+    """Fill in the app settings that are not set: everything in one local folder."""
+    defaults = {
+        "SLUICEGATE_STORAGE": f"folder:{data.resolve() / 'storage'}",
+        "SLUICEGATE_KEYS": f"folder:{data.resolve() / 'keys'}",
+        "SLUICEGATE_REGION": "local",
+        "PURGE_SCHEDULE": "0 5 * * * *",
+    }
+    for name, value in defaults.items():
+        environment.setdefault(name, value)
+
+
+async def write_credentials(gate: Sluicegate, data: Path, endpoint: str) -> Path:
+    """Make the account and its keys unless they exist, and write ``credentials.json``, readable by its owner only.
+
+    Returns:
+        The file; on later starts only its ``endpoint`` changes.
+
+    Raises:
+        StartupError: The file and the stored account do not belong together.
+    """
+    path = data / CREDENTIALS
+    account = await gate.accounts.get(ACCOUNT)
+    if path.exists():
+        if account is None:
+            raise StartupError(
+                f"{path} names an account that storage does not know; move the file away to make a new one"
+            )
+        document = json.loads(path.read_text())
+    elif account is not None:
+        raise StartupError(f"{path} is missing, and keys cannot be read back; restore it or choose another DATA folder")
+    else:
+        document = await _new_account(gate)
+    _write_private(path, json.dumps({**document, "endpoint": endpoint}, indent=2) + "\n")
+    return path
+
+
+async def _new_account(gate: Sluicegate) -> dict[str, object]:
+    deployments = {
+        name: model
+        for name, operation in (("chat", "chat.completions"), ("embedding", "embeddings"))
+        if (model := _first_model(gate, operation))
+    }
+    # The account comes last: a start that was cut short leaves orphaned keys and tries again.
+    issue = gate.accounts.issue_key
+    document = {
+        "endpoint": "",
+        "account": ACCOUNT,
+        "api_key": await issue(ACCOUNT, Role.CALLER, "key1"),
+        "chat_deployment": "chat" if "chat" in deployments else None,
+        "embedding_deployment": "embedding" if "embedding" in deployments else None,
+        "operator_key": await issue(ACCOUNT, Role.OPERATOR, "operator"),
+        "reviewer_keys": [await issue(ACCOUNT, Role.REVIEWER, f"reviewer{number}") for number in (1, 2)],
+        "officer_key": await issue(ACCOUNT, Role.OFFICER, "officer"),
+    }
+    await gate.accounts.create(ACCOUNT, location=gate.deployment.region, deployments=deployments)
+    return document
+
+
+def _first_model(gate: Sluicegate, operation: str) -> str | None:
+    return next((model.id for model, _ in gate.plugins.models().values() if operation in model.operations), None)
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    new = path.with_suffix(".new")
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, path)
