@@ -6,8 +6,11 @@ that nobody knows is a field that nobody filters. Two views serve every filter:
 * :meth:`Request.texts` yields every text the model may read, so nothing hides from a filter;
 * :meth:`Request.map_text` rewrites every one of them and returns the changed request.
 
-A class names in ``opaque`` those of its fields that hold no text of the caller's (enumerations, ids, sizes); a
-new field is visible to filters until somebody says otherwise.
+A class names in ``opaque`` those of its fields that hold no text of the caller's (enumerations, ids, sizes), and in
+``keywords`` those that hold either a keyword or an object with text in it; a new field is visible to filters until
+somebody says otherwise.
+
+Lists fail fast: one bad element is enough to refuse a request, and a body of a million of them must stay cheap to refuse.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ FEATURES: Mapping[str, str] = {
     "echo": "the prompt repeated before the completion",
     "best_of": "several completions, the best returned",
     "dimensions": "shortened embedding vectors",
+    "input_type": "embeddings that differ between queries and documents",
     "token_input": "prompts and inputs as token ids; needs the detokenize hook, so that filters can read them",
     "image": "image_url content parts",
     "input_audio": "audio content parts",
@@ -55,6 +59,13 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
     opaque: ClassVar[frozenset[str]] = frozenset({"type", "role"})
+    keywords: ClassVar[frozenset[str]] = frozenset()
+
+    def _readable(self) -> Iterator[tuple[str, Any]]:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if name not in self.opaque and not (name in self.keywords and isinstance(value, str)):
+                yield name, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +140,12 @@ class FilePart(Part):
     prompt_cache_breakpoint: CacheBreakpoint | None = None
 
 
-TextContent: TypeAlias = str | tuple[TextPart, ...]
-UserContent: TypeAlias = (
-    str | tuple[Annotated[TextPart | ImagePart | AudioPart | FilePart, Field(discriminator="type")], ...]
-)
-AssistantContent: TypeAlias = str | tuple[Annotated[TextPart | RefusalPart, Field(discriminator="type")], ...]
+UserPart: TypeAlias = Annotated[TextPart | ImagePart | AudioPart | FilePart, Field(discriminator="type")]
+AssistantPart: TypeAlias = Annotated[TextPart | RefusalPart, Field(discriminator="type")]
+
+TextContent: TypeAlias = str | Annotated[tuple[TextPart, ...], Field(min_length=1, fail_fast=True)]
+UserContent: TypeAlias = str | Annotated[tuple[UserPart, ...], Field(min_length=1, fail_fast=True)]
+AssistantContent: TypeAlias = str | Annotated[tuple[AssistantPart, ...], Field(min_length=1, fail_fast=True)]
 
 # --- messages --------------------------------------------------------------------------------------------------------
 
@@ -180,6 +192,9 @@ class CustomToolCall(Part):
     opaque: ClassVar[frozenset[str]] = frozenset({"id", "type"})
 
 
+ToolCall: TypeAlias = Annotated[FunctionToolCall | CustomToolCall, Field(discriminator="type")]
+
+
 class AudioReference(Part):
     id: str
     opaque: ClassVar[frozenset[str]] = frozenset({"id"})
@@ -190,7 +205,7 @@ class AssistantMessage(Part):
     content: AssistantContent | None = None
     refusal: str | None = None
     name: str | None = None
-    tool_calls: tuple[Annotated[FunctionToolCall | CustomToolCall, Field(discriminator="type")], ...] | None = None
+    tool_calls: Annotated[tuple[ToolCall, ...], Field(fail_fast=True)] | None = None
     function_call: FunctionCall | None = None
     audio: AudioReference | None = None
 
@@ -254,7 +269,7 @@ class NamedCustomTool(Part):
 
 class AllowedTools(Part):
     mode: Literal["auto", "required"]
-    tools: tuple[dict[str, Any], ...]
+    tools: Annotated[tuple[dict[str, Any], ...], Field(fail_fast=True)]
     opaque: ClassVar[frozenset[str]] = frozenset({"mode"})
 
 
@@ -318,11 +333,12 @@ Probability: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Penalty: TypeAlias = Annotated[float, Field(ge=-2, le=2)]
 Count: TypeAlias = Annotated[int, Field(ge=1, le=128)]
 Seed: TypeAlias = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
-Stop: TypeAlias = str | Annotated[tuple[str, ...], Field(max_length=4)]
+Stop: TypeAlias = str | Annotated[tuple[str, ...], Field(max_length=4, fail_fast=True)]
 LogitBias: TypeAlias = dict[Annotated[str, Field(pattern=r"^\d+$")], Annotated[int, Field(ge=-100, le=100)]]
-TokenIds: TypeAlias = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-Texts: TypeAlias = Annotated[tuple[str, ...], Field(min_length=1, max_length=2048)]
-TokenLists: TypeAlias = Annotated[tuple[TokenIds, ...], Field(min_length=1, max_length=2048)]
+TokenId: TypeAlias = Annotated[int, Field(ge=0, le=2**31 - 1)]
+TokenIds: TypeAlias = Annotated[tuple[TokenId, ...], Field(min_length=1, fail_fast=True)]
+Texts: TypeAlias = Annotated[tuple[str, ...], Field(min_length=1, max_length=2048, fail_fast=True)]
+TokenLists: TypeAlias = Annotated[tuple[TokenIds, ...], Field(min_length=1, max_length=2048, fail_fast=True)]
 
 
 class Request(Part):
@@ -361,9 +377,8 @@ class Request(Part):
 
     def texts(self) -> Iterator[Text]:
         """Yield every text the model may read, outermost first, in request order."""
-        for name in type(self).model_fields:
-            if name not in self.opaque:
-                yield from _texts(getattr(self, name), name, _ROLES.get(name, "other"))
+        for name, value in self._readable():
+            yield from _texts(value, name, _ROLES.get(name, "other"))
 
     def map_text(self, change: Callable[[str], str]) -> Self:
         """Return the request with ``change`` applied to every text; verdicts are kept."""
@@ -397,7 +412,7 @@ class GenerationRequest(Request):
     n: Count | None = None
     temperature: Temperature | None = None
     top_p: Probability | None = None
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     stop: Stop | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
@@ -432,6 +447,7 @@ class ChatRequest(GenerationRequest):
             "prompt_cache_retention", "moderation", "audio",
         }
     )  # fmt: skip
+    keywords = frozenset({"tool_choice", "function_call"})
     needs = {
         "seed": "seed", "logit_bias": "logit_bias", "logprobs": "logprobs", "top_logprobs": "logprobs",
         "presence_penalty": "penalties", "frequency_penalty": "penalties", "functions": "functions",
@@ -451,32 +467,32 @@ class ChatRequest(GenerationRequest):
         "functions": ((),),
     }
 
-    messages: Annotated[tuple[Message, ...], Field(min_length=1, max_length=2048)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    messages: Annotated[tuple[Message, ...], Field(min_length=1, max_length=2048, fail_fast=True)]
+    max_completion_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: Annotated[tuple[Tool, ...], Field(max_length=128)] | None = None
+    tools: Annotated[tuple[Tool, ...], Field(max_length=128, fail_fast=True)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    functions: Annotated[tuple[Function, ...], Field(max_length=128)] | None = None
+    functions: Annotated[tuple[Function, ...], Field(max_length=128, fail_fast=True)] | None = None
     function_call: Literal["none", "auto"] | NamedFunction | None = None
     response_format: ResponseFormat | None = None
     prediction: Prediction | None = None
     store: bool | None = None
     metadata: dict[str, str] | None = None
     user_security_context: UserSecurityContext | None = None
-    safety_identifier: str | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    safety_identifier: Annotated[str, Field(max_length=128)] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
-    modalities: tuple[Literal["text", "audio"], ...] | None = None
+    modalities: Annotated[tuple[Literal["text", "audio"], ...], Field(fail_fast=True)] | None = None
     audio: dict[str, Any] | None = None
     prompt_cache_key: str | None = None
     prompt_cache_options: dict[str, Any] | None = None
     prompt_cache_retention: Literal["in_memory", "24h"] | None = None
     moderation: dict[str, Any] | None = None
     web_search_options: dict[str, Any] | None = None
-    data_sources: tuple[dict[str, Any], ...] | None = None
+    data_sources: Annotated[tuple[dict[str, Any], ...], Field(fail_fast=True)] | None = None
 
     @property
     def end_user(self) -> str | None:
@@ -580,11 +596,12 @@ class EmbeddingRequest(Request):
 
     operation = "embeddings"
     opaque = frozenset({"model", "user", "encoding_format", "input_type"})
-    needs = {"dimensions": "dimensions"}
+    needs = {"dimensions": "dimensions", "input_type": "input_type"}
 
     input: str | Texts | TokenIds | TokenLists
-    dimensions: Annotated[int, Field(ge=1)] | None = None
+    dimensions: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
+    input_type: Annotated[str, Field(max_length=64, pattern=r"^[a-z_]+$")] | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -641,9 +658,9 @@ def _texts(value: object, where: str, role: str) -> Iterator[Text]:
             yield Text(value, role, where)
     elif isinstance(value, Part):
         role = getattr(value, "role", role)
-        for name, info in type(value).model_fields.items():
-            if name not in value.opaque:
-                yield from _texts(getattr(value, name), f"{where}.{info.alias or name}", role)
+        for name, item in value._readable():
+            alias = type(value).model_fields[name].alias
+            yield from _texts(item, f"{where}.{alias or name}", role)
     elif isinstance(value, tuple | list):
         # A term cut in two by a content-part border is one term to the model, so parts are read as one text.
         if value and all(isinstance(part, TextPart) for part in value):
@@ -661,9 +678,8 @@ def _mapped(value: object, change: Callable[[str], str]) -> object:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Part):
-        changed = {
-            name: _mapped(getattr(value, name), change) for name in value.model_fields_set if name not in value.opaque
-        }
+        given = value.model_fields_set
+        changed = {name: _mapped(item, change) for name, item in value._readable() if name in given}
         return value.model_copy(update=changed)
     if isinstance(value, tuple | list):
         return type(value)(_mapped(item, change) for item in value)
