@@ -1,11 +1,30 @@
-"""Send an answer as server-sent events, the way the OpenAI SDK reads them."""
+"""Send an answer as server-sent events, the way the OpenAI SDK reads them.
+
+An answer ends with ``[DONE]`` or with one ``error`` event; a stream that ends with neither looks like success to the SDK.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from sluicegate.api import errors
+
+PING_S = 15.0
+"""After so long a silence a comment is sent, so that no proxy takes the connection for dead."""
+CLOSE_S = 10.0
+"""How long an answer whose caller has gone may take to close, which includes retaining it."""
+_PING = b": ping\n\n"
+
+log = logging.getLogger(__name__)
 
 
 class Events:
@@ -20,14 +39,15 @@ class Events:
 
     async def aclose(self) -> None:
         """Close the frames, then their source."""
-        raise NotImplementedError
+        async with closing(self._source), closing(self._frames):
+            pass
 
 
 class EventStream(StreamingResponse):
     """A response that closes its events whatever happens to the connection.
 
-    An exception from ``events`` becomes one ``error`` event in place of ``[DONE]``; 15 seconds of silence are filled with a
-    comment, so that no proxy takes the connection for dead.
+    Starlette cancels the body of a caller that went away, or stops reading it, depending on the server's ASGI version; in
+    neither case would what the events do at their end be sure to finish. Here every version is served alike.
 
     Args:
         events: What ``chat.events`` and ``completions.events`` return.
@@ -41,7 +61,77 @@ class EventStream(StreamingResponse):
         events: Events,
         headers: Mapping[str, str] | None = None,
         *,
-        now: Callable[[], float] | None = None,
-        sleep: Callable[[float], Awaitable[object]] | None = None,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        raise NotImplementedError
+        standing = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(events, headers=standing | dict(headers or {}), media_type="text/event-stream")
+        self._events = events
+        self._now = now
+        self._sleep = sleep
+        self._sending = asyncio.Lock()
+        self._last_sent = 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with anyio.create_task_group() as tasks:
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                self._last_sent = self._now()
+                tasks.start_soon(self._cancel_on_disconnect, receive, tasks.cancel_scope)
+                tasks.start_soon(self._ping, send)
+                await self.stream_response(send)
+                tasks.cancel_scope.cancel()
+        except* OSError:
+            log.debug("the caller went away")
+        finally:
+            with anyio.move_on_after(CLOSE_S, shield=True):
+                await self._close()
+
+    async def stream_response(self, send: Send) -> None:
+        """Send the frames; an exception of theirs becomes the last one."""
+        async for frame in self._frames():
+            await self._send(send, frame)
+        async with self._sending:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _frames(self) -> AsyncIterator[bytes]:
+        try:
+            async for frame in self._events:
+                yield frame
+        except Exception as error:  # noqa: BLE001 - the status is sent, so the stream is the only place left to tell
+            yield errors.event(error)
+
+    async def _send(self, send: Send, frame: bytes) -> None:
+        async with self._sending:
+            await send({"type": "http.response.body", "body": frame, "more_body": True})
+        self._last_sent = self._now()
+
+    async def _ping(self, send: Send) -> None:
+        while True:
+            silent_s = self._now() - self._last_sent
+            if silent_s >= PING_S:
+                await self._send(send, _PING)
+            else:
+                await self._sleep(PING_S - silent_s)
+
+    async def _cancel_on_disconnect(self, receive: Receive, scope: anyio.CancelScope) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()
+
+    async def _close(self) -> None:
+        try:
+            await self._events.aclose()
+        except Exception as error:  # noqa: BLE001 - nobody is left to tell, and the message may quote the prompt
+            log.error("an answer failed to close: %s", type(error).__name__)
+
+
+@asynccontextmanager
+async def closing(stream: AsyncIterator[Any]) -> AsyncIterator[None]:
+    """Close ``stream`` at the end, if it is a generator or anything else that can be closed."""
+    try:
+        yield
+    finally:
+        aclose = getattr(stream, "aclose", None)
+        if aclose is not None:
+            await aclose()
