@@ -11,10 +11,11 @@ installer := .venv/.uv-$(UV_VERSION)
 runtime := .venv/.runtime
 development := .venv/.development
 development_3_13 := .venv-3.13/.development
+generated = $(shell grep -ls '\[\[\[cog' README.md docs/*.md)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run demo test test-3.13 lint bench requirements clean
+.PHONY: help run demo test test-3.13 lint docs bench requirements clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,8 +38,11 @@ lint: $(development) ## formatting, lint, types, generated docs, and the deploym
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/python -m mypy
-	files=$$(grep -ls '\[\[\[cog' README.md docs/*.md); [ -z "$$files" ] || .venv/bin/python -m cogapp --check --diff $$files
+	$(if $(generated),.venv/bin/python -m cogapp --check --diff $(generated))
 	.venv/bin/python -m sluicegate check
+
+docs: $(development) ## write the generated parts of the documentation
+	.venv/bin/python -m cogapp -r $(generated)
 
 bench: $(development) ## measure
 	.venv/bin/python -m benchmarks
