@@ -21,7 +21,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(runtime) ## serve the app on PORT (7071), keeping its data in DATA (.data)
-	.venv/bin/python -m sluicegate serve --port $(PORT) --data $(DATA)
+	.venv/bin/python -m sluicegate serve --port "$(PORT)" --data "$(DATA)"
 
 demo: $(runtime) ## a short tour with an embedded model, against a throw-away data folder
 	.venv/bin/python -m sluicegate demo
