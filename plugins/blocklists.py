@@ -184,7 +184,7 @@ def _is_escaped(text: str, position: int) -> bool:
 
 
 def _unescaped(text: str) -> str:
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 16)) if match[1] else " ", text)
+    return str(_ESCAPE.sub(lambda match: chr(int(match[1], 16)) if match[1] else " ", text))
 
 
 @lru_cache(4096)

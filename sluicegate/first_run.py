@@ -61,7 +61,7 @@ async def _new_account(gate: Sluicegate) -> dict[str, object]:
     }
     # The account comes last: a start that was cut short leaves orphaned keys and tries again.
     issue = gate.accounts.issue_key
-    document = {
+    document: dict[str, object] = {
         "endpoint": "",
         "account": ACCOUNT,
         "api_key": await issue(ACCOUNT, Role.CALLER, "key1"),

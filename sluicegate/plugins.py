@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import UnionType
 from typing import Any, cast
 
 import pluggy
@@ -134,7 +135,7 @@ class Plugins:
             self._handles[name] = cast(Hooks, _Handle(self._manager, name))
         return self._handles[name]
 
-    async def call(self, name: str, hook: str, expected: type[Any], **arguments: Any) -> Any:
+    async def call(self, name: str, hook: str, expected: type[Any] | UnionType, **arguments: Any) -> Any:
         """Await one plugin's hook with its own settings.
 
         Args:
@@ -147,7 +148,7 @@ class Plugins:
         try:
             returned = await getattr(self[name], hook)(**arguments, config=self._configs[name])
             if not isinstance(returned, expected):
-                raise TypeError(f"{hook} returned {type(returned).__name__} instead of {expected.__name__}")
+                raise TypeError(f"{hook} returned {type(returned).__name__} instead of {expected}")
             return returned
         except (ApiError, Refused, StartupError):
             raise

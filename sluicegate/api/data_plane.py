@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
@@ -26,6 +26,8 @@ MAX_BODY_BYTES = 32 << 20
 """Of a JSON request, images in it included."""
 _MAX_CLIENT_ID = 128
 
+R = TypeVar("R", bound=Request)
+
 
 @dataclass(frozen=True, slots=True)
 class _Incoming:
@@ -36,7 +38,7 @@ class _Incoming:
     principal: Principal
     version: versions.Version
 
-    async def parse(self, kind: type[Request]) -> Request:
+    async def parse(self, kind: type[R]) -> R:
         return body.parse(kind, await _read(self.http))
 
     def deployment(self, request: Request) -> str:
