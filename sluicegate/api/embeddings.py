@@ -7,7 +7,7 @@ import sys
 from array import array
 from collections.abc import Sequence
 
-from sluicegate.api.generation import encode
+from sluicegate.api.encoding import encode
 from sluicegate.requests import EmbeddingRequest
 from sluicegate.types import Embeddings
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sluicegate.api.generation import encode
+from sluicegate.api.encoding import encode
 from sluicegate.errors import ApiError, Refused, UpstreamError
 from sluicegate.types import FilterResults
 

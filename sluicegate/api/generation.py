@@ -6,16 +6,15 @@ for every few characters.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from pydantic_core import PydanticSerializationError, to_json
-
+from sluicegate.api.encoding import encode
+from sluicegate.api.sse import closing
 from sluicegate.requests import GenerationRequest
-from sluicegate.types import FilterResults, Usage
+from sluicegate.types import Chunk, FilterResults, Usage
 
 DONE = b"data: [DONE]\n\n"
 
@@ -50,11 +49,13 @@ class Frames:
 
     Args:
         kind: ``chat.completion.chunk`` or ``text_completion``.
+        nothing: The first member of a choice that says nothing, such as ``"text":""``.
     """
 
-    def __init__(self, kind: str, request: GenerationRequest, envelope: Envelope) -> None:
+    def __init__(self, kind: str, nothing: bytes, request: GenerationRequest, envelope: Envelope) -> None:
         options = request.stream_options
         self._request = request
+        self._nothing = nothing
         self._annotations = envelope.annotations
         # The size of an encrypted frame tells the length of its text, so OpenAI pads frames unless asked not to.
         self._padded = options is None or options.include_obfuscation is not False
@@ -90,6 +91,24 @@ class Frames:
         parts.append(self._end)
         return b"".join(parts)
 
+    def of(
+        self, chunk: Chunk, content: bytes | None, logprobs: Mapping[str, Any] | None, finish_reason: str | None
+    ) -> list[bytes]:
+        """Return a chunk's frames: what it says, and the end of its choice when it is the last."""
+        results = chunk.content_filter_results
+        written = []
+        if content or (not finish_reason and (logprobs or results)):
+            written.append(self.choice(chunk.index, content or self._nothing, logprobs=logprobs, results=results))
+            logprobs = None
+            # The end repeats a verdict only where the verdict is the reason.
+            results = results if finish_reason == "content_filter" else {}
+        if finish_reason:
+            end = self.choice(
+                chunk.index, self._nothing, logprobs=logprobs, finish_reason=finish_reason, results=results
+            )
+            written.append(end)
+        return written
+
     def usage(self, usage: Usage) -> bytes:
         """Return the frame that counts the tokens of the whole answer."""
         return self._head + b'],"usage":' + encode(usage_fields(usage)) + b"}\n\n"
@@ -98,13 +117,42 @@ class Frames:
         return self._heads.setdefault(index, self._head + b'{"index":%d,' % index)
 
 
-def encode(value: object) -> bytes:
-    """Return ``value`` as JSON in UTF-8; what JSON cannot express as a number is ``null``."""
-    try:
-        return to_json(value, inf_nan_mode="null", fallback=dict)
-    except PydanticSerializationError:
-        # Half of a surrogate pair has no UTF-8; JSON's escapes can say it.
-        return json.dumps(value, default=dict).encode()
+class Choice(Protocol):
+    """One choice of an answer that is being collected."""
+
+    def add(self, chunk: Chunk) -> None:
+        """Take in the choice's next chunk."""
+
+    def fields(self, index: int) -> dict[str, Any]:
+        """Return the choice in wire form, without verdicts."""
+
+
+async def collected(
+    kind: str,
+    chunks: AsyncIterator[Chunk],
+    request: GenerationRequest,
+    envelope: Envelope,
+    new_choice: Callable[[], Choice],
+) -> bytes:
+    """Return the whole answer as one JSON body; ``chunks`` is closed, and whatever it raises is passed on."""
+    choices = [new_choice() for _ in range(request.choices)]
+    verdicts: list[dict[str, Any]] = [{} for _ in choices]
+    usage: Usage | None = None
+    async with closing(chunks):
+        async for chunk in chunks:
+            usage = chunk.usage or usage
+            choices[chunk.index].add(chunk)
+            verdicts[chunk.index].update(chunk.content_filter_results)
+    body = envelope.fields(kind)
+    body["choices"] = [choice.fields(index) for index, choice in enumerate(choices)]
+    if envelope.annotations:
+        for fields, results in zip(body["choices"], verdicts, strict=True):
+            fields["content_filter_results"] = results
+        if results_of_prompts := prompt_filter_results(request):
+            body["prompt_filter_results"] = results_of_prompts
+    if usage:
+        body["usage"] = usage_fields(usage)
+    return encode(body)
 
 
 def usage_fields(usage: Usage) -> dict[str, Any]:

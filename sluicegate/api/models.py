@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sluicegate.api.generation import encode
+from sluicegate.api.encoding import encode
 from sluicegate.types import Model
 
 
