@@ -72,6 +72,8 @@ def load_app(app_dir: Path, environ: Mapping[str, str]) -> FunctionRegister:
         raise
     except Exception as error:
         raise StartupError(f"{file_name} cannot be imported: {type(error).__name__}: {error}") from error
+    if Path(module.__file__ or "").resolve() != (app_dir / file_name).resolve():
+        raise StartupError(f"{module.__file__} comes before {app_dir / file_name} on the module search path")
     apps = [value for value in vars(module).values() if isinstance(value, FunctionRegister)]
     if len(apps) != 1:
         raise StartupError(f"{file_name} must hold exactly one function app at top level, found {len(apps)}")

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 GRACE = timedelta(seconds=10)
 
-OnReady = Callable[[str], None]
+OnReady = Callable[[str], Awaitable[None] | None]
 OnStop = Callable[[], Awaitable[None]]
 
 
@@ -48,7 +48,8 @@ def run(
     Args:
         host: Whoever passes one that is not ``is_loopback`` serves every function to the network.
         port: 0 for any free one.
-        on_ready: Called with the base URL once requests are answered.
+        on_ready: Called, and awaited if it is a coroutine function, with the base URL once requests are answered. What it
+            raises ends the server as a signal does, and is raised here then.
         on_stop: Awaited when the last request and timer run have ended.
         grace: How long those in progress may take after the signal.
 
@@ -87,18 +88,20 @@ async def serve(
     """
     asyncio.get_running_loop().set_exception_handler(_log_background_failure)
     server = _Server(_configuration(local, grace))
-    async with asyncio.TaskGroup() as group:
-        group.create_task(server.serve(sockets=[listener]))
-        await server.listening.wait()
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        await _first(serving, server.listening.wait())
         local.start()
-        if on_ready is not None:
-            on_ready(_url(listener))
-        await stop.wait()
+        if on_ready is not None and (announcing := on_ready(_url(listener))) is not None:
+            await _first(announcing, stop.wait())
+        await _first(serving, stop.wait())
+    finally:
         server.should_exit = True
         await local.stop(grace)
-    await _end_of(server.server_state.tasks)
-    if on_stop is not None:
-        await on_stop()
+        await serving
+        await _end_of(server.server_state.tasks)
+        if on_stop is not None:
+            await on_stop()
 
 
 class _Server(uvicorn.Server):
@@ -133,6 +136,18 @@ def _configuration(local: LocalHost, grace: timedelta) -> uvicorn.Config:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(grace.total_seconds())),
     )
+
+
+async def _first(*awaitables: Awaitable[object]) -> None:
+    """Wait for the first of several and raise what it raised; of the others, those that are not yet tasks are ended."""
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    begun_here = [task for task, awaitable in zip(tasks, awaitables, strict=True) if task is not awaitable]
+    for task in begun_here:
+        task.cancel()
+    await asyncio.gather(*begun_here, return_exceptions=True)
+    for task in done:
+        task.result()
 
 
 async def _end_of(requests: set[asyncio.Task[None]]) -> None:
@@ -171,11 +186,15 @@ def _stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     received: list[int] = []
 
+    def begin_to_stop() -> None:
+        log.info("stopping; a second signal ends the process at once")
+        stop.set()
+
     def receive(number: int, _frame: FrameType | None) -> None:
         if received:
             os._exit(128 + number)
         received.append(number)
-        loop.call_soon_threadsafe(stop.set)
+        loop.call_soon_threadsafe(begin_to_stop)
 
     previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -138,6 +138,16 @@ def test_a_module_that_holds_no_app_stops_with_the_reason(tmp_path, monkeypatch,
         load_app(tmp_path, {"PYTHON_SCRIPT_FILE_NAME": f"{name}.py"})
 
 
+def test_a_module_of_the_same_name_that_comes_first_is_named(tmp_path, monkeypatch):
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "app_shadowed.py").write_text("")
+    (tmp_path / "app_shadowed.py").write_text("")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "first"), *sys.path])
+
+    with pytest.raises(StartupError, match=r"first/app_shadowed\.py comes before "):
+        load_app(tmp_path, {"PYTHON_SCRIPT_FILE_NAME": "app_shadowed.py"})
+
+
 def test_a_folder_without_an_app_is_named(tmp_path):
     with pytest.raises(StartupError, match=r"function_app\.py is missing"):
         load_app(tmp_path, {})
