@@ -22,6 +22,9 @@ from sluicegate.types import (
     utc_now,
 )
 
+_END_USER = frozenset({"user", "safety_identifier", "user_security_context"})
+"""What identifies the caller's end user, who is kept as a keyed hash only."""
+
 
 @dataclass(slots=True)
 class Call:
@@ -56,7 +59,7 @@ class Call:
             user=self.account.user_hash(self.request.end_user),
             started=self.started,
             finished=utc_now(),
-            request=self.request,
+            request=self.request.model_copy(update=dict.fromkeys(_END_USER & self.request.model_fields_set)),
             answers=self.record.answers(),
             prompt_filter_results=self.request.prompt_filter_results,
             usage=self.usage,
@@ -69,11 +72,13 @@ class Record:
 
     def __init__(self) -> None:
         self.withheld: dict[int, str] = {}
+        self.cut = False
         self._pieces: dict[int, list[Chunk]] = {}
 
     def sent(self, chunk: Chunk) -> None:
         """Note one chunk that the caller gets."""
         self._pieces.setdefault(chunk.index, []).append(chunk)
+        self.cut = self.cut or chunk.finish_reason == "content_filter"
 
     def answers(self) -> tuple[Answer, ...]:
         """Return the choices in order, the pieces of each joined."""
@@ -92,6 +97,6 @@ class Record:
             tool_calls=tuple(calls[number] for number in sorted(calls)),
             refusal="".join(piece.refusal for piece in pieces),
             withheld=self.withheld.get(index, ""),
-            finish_reason=pieces[-1].finish_reason,
+            finish_reason=next((piece.finish_reason for piece in reversed(pieces) if piece.finish_reason), None),
             content_filter_results=results,
         )

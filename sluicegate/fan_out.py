@@ -11,10 +11,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import TypeAlias
 
+from sluicegate.plugins import is_failure
 from sluicegate.types import Chunk
 
 Chain: TypeAlias = Callable[[int, AsyncIterator[Chunk]], AsyncGenerator[Chunk]]
-_Item: TypeAlias = Chunk | Exception | None
+_Item: TypeAlias = Chunk | BaseException | None
 """A chunk, what ended the stream badly, or None for its good end."""
 _AHEAD = 4
 
@@ -23,7 +24,7 @@ async def per_choice(source: AsyncIterator[Chunk], choices: int, chain: Chain) -
     """Yield what the chains let pass, as it comes; the first failure of any ends the whole.
 
     Args:
-        source: Chunks of all choices. Not read any more once every chain has ended.
+        source: Chunks of all choices, their index below ``choices``. Not read any more once every chain has ended.
         chain: Gets the choice's index and its chunks.
     """
     if choices == 1:
@@ -41,7 +42,7 @@ async def per_choice(source: AsyncIterator[Chunk], choices: int, chain: Chain) -
             item = await merged.get()
             if item is None:
                 running -= 1
-            elif isinstance(item, Exception):
+            elif isinstance(item, BaseException):
                 raise item
             else:
                 yield item
@@ -64,7 +65,7 @@ class _Line:
 
     async def chunks(self) -> AsyncGenerator[Chunk]:
         while (item := await self._queue.get()) is not None:
-            if isinstance(item, Exception):
+            if isinstance(item, BaseException):
                 raise item
             yield item
 
@@ -76,13 +77,14 @@ class _Line:
 
 
 async def _deal(source: AsyncIterator[Chunk], lines: list[_Line]) -> None:
-    end: Exception | None = None
+    end: BaseException | None = None
     try:
         async for chunk in source:
-            if not 0 <= chunk.index < len(lines):
-                raise IndexError(f"chunk of choice {chunk.index}, but {len(lines)} were asked for")
             await lines[chunk.index].put(chunk)
-    except Exception as error:  # noqa: BLE001 - handed to every chain, which names the plugin
+    except (Exception, asyncio.CancelledError) as error:
+        if not is_failure(error):
+            raise
+        # Handed to every chain, which names the plugin.
         end = error
     for line in lines:
         await line.put(end)

@@ -17,9 +17,9 @@ import anyio
 
 from sluicegate.call import Call
 from sluicegate.config import Pipeline as Stages
-from sluicegate.errors import ApiError, PluginFailed, Refused, Unsupported
+from sluicegate.errors import ApiError, PluginFailed, Refused, SluicegateError, Unsupported
 from sluicegate.fan_out import per_choice
-from sluicegate.plugins import Plugins, log_failure
+from sluicegate.plugins import Plugins, is_failure, log_failure
 from sluicegate.requests import GenerationRequest, Request
 from sluicegate.types import Chunk, Embeddings, Exchange, Model, Outcome
 from sluicegate.vault import Vault
@@ -53,8 +53,7 @@ class Pipeline:
             async with aclosing(self._generate(call)) as chunks:
                 async for chunk in chunks:
                     yield chunk
-            if call.outcome is not Outcome.CUT:
-                call.outcome = Outcome.COMPLETED
+            call.outcome = Outcome.CUT if call.record.cut else Outcome.COMPLETED
         except (GeneratorExit, asyncio.CancelledError):
             call.outcome = Outcome.ABANDONED
             raise
@@ -107,13 +106,15 @@ class Pipeline:
             return
         hook, config = self._plugins[call.plugin].detokenize, self._plugins.config_of(call.plugin)
         try:
-            texts = [hook(tokens=tokens, model=call.model, config=config) for tokens in lists]
+            texts = tuple(hook(tokens=tokens, model=call.model, config=config) for tokens in lists)
+            if not all(isinstance(text, str) for text in texts):
+                raise TypeError("detokenize must return a str")
         except ApiError:
             raise
         except Exception as error:  # noqa: BLE001 - one of the places that call plugins
             log_failure(call.plugin, "detokenize", error)
             raise PluginFailed(call.plugin, "detokenize") from None
-        call.request = call.request.with_texts(tuple(texts))
+        call.request = call.request.with_texts(texts)
 
     # --- the model and after -----------------------------------------------------------------------------------------
 
@@ -124,14 +125,12 @@ class Pipeline:
             hook, config = self._plugins[call.plugin].inference, self._plugins.config_of(call.plugin)
             answer = hook(request=request, model=call.model, config=config)
             await _close_with(stack, answer)
-            source = _Source(answer, call)
+            source = _Source(answer, call, request.choices)
             await _close_with(stack, stream := source.chunks())
             merged = per_choice(stream, request.choices, lambda index, part: self._filtered(call, part, index))
             await _close_with(stack, merged)
             async for chunk in merged:
                 call.record.sent(chunk)
-                if chunk.finish_reason == "content_filter":
-                    call.outcome = Outcome.CUT
                 yield chunk
             if call.usage is not None:
                 yield Chunk(usage=call.usage)
@@ -153,10 +152,10 @@ class Pipeline:
                     if any(stage.failure for stage in stages):
                         break
                     yield replace(chunk, index=index) if chunk.index != index else chunk
-            except Refused:
-                pass
+            except (ApiError, Refused):
+                pass  # The first stage that failed counts, whatever later ones made of it.
             for before, stage in zip([None, *stages], stages, strict=False):
-                if isinstance(stage.failure, Refused):
+                if isinstance(stage.failure, Refused) and call.outcome is not Outcome.BLOCKED:
                     call.record.withheld[index] = stage.withheld(before)
                     yield Chunk(
                         index=index, finish_reason="content_filter", content_filter_results=stage.failure.results
@@ -164,9 +163,6 @@ class Pipeline:
                     return
                 if stage.failure:
                     raise stage.failure
-                if not stage.finished:
-                    log.error("plugin %s, hook %s: the answer ended without a finish_reason", stage.plugin, stage.hook)
-                    raise PluginFailed(stage.plugin, stage.hook)
 
     # --- afterwards --------------------------------------------------------------------------------------------------
 
@@ -178,7 +174,12 @@ class Pipeline:
         task.add_done_callback(self._retaining.discard)
         # Shielded twice, from anyio's cancellation and from asyncio's: a caller who leaves must not decide what is kept.
         with anyio.CancelScope(shield=True):
-            await asyncio.shield(task)
+            try:
+                await asyncio.shield(task)
+            except PluginFailed:
+                # Nobody is left to be told, and a cancellation must stay one.
+                if call.outcome is not Outcome.ABANDONED:
+                    raise
 
     async def _retain_all(self, exchange: Exchange) -> None:
         failed: PluginFailed | None = None
@@ -187,7 +188,9 @@ class Pipeline:
             try:
                 async with asyncio.timeout(RETAIN_S):
                     await self._plugins.call(step.plugin, "retain", object, exchange=exchange, store=store)
-            except (PluginFailed, TimeoutError):
+            except (SluicegateError, TimeoutError) as error:
+                if not isinstance(error, PluginFailed):
+                    log_failure(step.plugin, "retain", error)
                 if step.required:
                     failed = PluginFailed(step.plugin, "retain")
         if failed is not None:
@@ -211,20 +214,37 @@ async def _close_with(stack: AsyncExitStack, stream: AsyncIterator[Chunk]) -> No
 class _Source:
     """The model's stream, with what belongs to the whole answer taken off: usage and verdicts on the prompt."""
 
-    def __init__(self, answer: AsyncIterator[Chunk], call: Call) -> None:
+    def __init__(self, answer: AsyncIterator[Chunk], call: Call, choices: int) -> None:
         self._answer = answer
         self._call = call
+        self._choices = choices
+        self._begun = False
 
     async def chunks(self) -> AsyncGenerator[Chunk]:
-        async for chunk in self._answer:
-            if chunk.usage is not None:
-                self._call.usage = chunk.usage
-            for index, results in (chunk.prompt_filter_results or {}).items():
-                # Our own verdict on a category stands.
-                own = self._call.request.prompt_filter_results.get(index, {})
-                self._call.request = self._call.request.annotate({**results, **own}, index)
-            if chunk.text or chunk.finish_reason or chunk.tool_calls or chunk.refusal or chunk.content_filter_results:
-                yield chunk
+        try:
+            async for chunk in self._answer:
+                if not 0 <= chunk.index < self._choices:
+                    raise IndexError("a choice that was not asked for")
+                if chunk.usage is not None or chunk.prompt_filter_results:
+                    chunk = self._taken_off(chunk)
+                if _says_something(chunk):
+                    self._begun = True
+                    yield chunk
+        except Refused as refusal:
+            if self._begun:
+                raise
+            # The model's own server refused the prompt, which is what a pre-filter does.
+            self._call.request = self._call.request.annotate(refusal.results)
+            self._call.outcome = Outcome.BLOCKED
+            raise Refused(self._call.request.prompt_filter_results[0]) from None
+
+    def _taken_off(self, chunk: Chunk) -> Chunk:
+        self._call.usage = chunk.usage or self._call.usage
+        for index, results in (chunk.prompt_filter_results or {}).items():
+            # Our own verdict on a category stands.
+            own = self._call.request.prompt_filter_results.get(index, {})
+            self._call.request = self._call.request.annotate({**results, **own}, index)
+        return replace(chunk, usage=None, prompt_filter_results=None)
 
 
 class _Stage:
@@ -234,20 +254,27 @@ class _Stage:
         self.plugin = plugin
         self.hook = hook
         self.failure: ApiError | Refused | None = None
-        self.finished = False
         self._stream = stream
         self._passed: list[str] = []
 
     async def chunks(self) -> AsyncGenerator[Chunk]:
+        finished = False
         try:
             async for chunk in self._stream:
-                self._passed.append(_content(chunk))
-                self.finished = self.finished or chunk.finish_reason is not None
+                content = _content(chunk)
+                if finished and content:
+                    raise ValueError("content after the finish_reason")
+                self._passed.append(content)
+                finished = finished or chunk.finish_reason is not None
                 yield chunk
+            if not finished:
+                raise ValueError("an answer without a finish_reason")
         except (ApiError, Refused) as error:
-            self.failure = self.failure or error
+            self.failure = error
             raise
-        except Exception as error:  # noqa: BLE001 - one of the places that call plugins
+        except (Exception, asyncio.CancelledError) as error:
+            if not is_failure(error):
+                raise
             log_failure(self.plugin, self.hook, error)
             self.failure = PluginFailed(self.plugin, self.hook)
             raise self.failure from None
@@ -258,8 +285,13 @@ class _Stage:
         return read.removeprefix("".join(self._passed))
 
 
+def _says_something(chunk: Chunk) -> bool:
+    spoken = chunk.text or chunk.refusal or chunk.tool_calls
+    return bool(spoken or chunk.logprobs or chunk.finish_reason or chunk.content_filter_results)
+
+
 def _content(chunk: Chunk) -> str:
     if not chunk.tool_calls:
-        return chunk.refusal + chunk.text if chunk.refusal else chunk.text
+        return chunk.text + chunk.refusal if chunk.refusal else chunk.text
     calls = "".join((call.name or "") + call.arguments for call in chunk.tool_calls)
-    return chunk.refusal + chunk.text + calls
+    return chunk.text + chunk.refusal + calls

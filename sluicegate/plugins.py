@@ -7,6 +7,7 @@ kind of an async hook, which is why so much is refused here rather than tolerate
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import inspect
@@ -152,7 +153,9 @@ class Plugins:
             return returned
         except (ApiError, Refused, StartupError):
             raise
-        except Exception as error:  # noqa: BLE001 - with pipeline._Stage, the place that calls plugins
+        except (Exception, asyncio.CancelledError) as error:
+            if not is_failure(error):
+                raise
             log_failure(name, hook, error)
             raise PluginFailed(name, hook) from None
 
@@ -257,6 +260,12 @@ class _Handle:
 
         setattr(self, hook, call)
         return call
+
+
+def is_failure(error: BaseException) -> bool:
+    """Return whether a plugin is to blame for ``error``: for a CancelledError it is, unless its task is being cancelled."""
+    task = asyncio.current_task()
+    return not (isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling())
 
 
 def log_failure(plugin: str, hook: str, error: BaseException) -> None:

@@ -1,0 +1,37 @@
+"""Fixtures that every folder of tests shares."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def make_app(tmp_path, monkeypatch) -> Callable[..., Path]:
+    """Return a function that writes an app's folder: its plugins by module name, and its deployment file.
+
+    Its package ``plugins`` takes the place of ours until the test ends.
+    """
+    for name in [name for name in sys.modules if name == "plugins" or name.startswith("plugins.")]:
+        monkeypatch.delitem(sys.modules, name)
+
+    def make(deployment: str = "", **plugins: str) -> Path:
+        write(tmp_path / "plugins" / "__init__.py", "")
+        for name, source in plugins.items():
+            write(tmp_path / "plugins" / f"{name}.py", source)
+        write(tmp_path / "config" / "deployment.toml", deployment)
+        return tmp_path
+
+    yield make
+    for name in [name for name in sys.modules if name == "plugins" or name.startswith("plugins.")]:
+        del sys.modules[name]
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
