@@ -87,7 +87,7 @@ class Frames:
             parts += (b',"content_filter_results":', encode(results) if results else b"{}")
         parts.append(b"}]")
         if self._padded and not finish_reason:
-            parts.append(b',"obfuscation":"%b"' % _padding(len(content)))
+            parts.append(b',"obfuscation":"%b"' % _padding(len(content) - len(self._nothing)))
         parts.append(self._end)
         return b"".join(parts)
 
@@ -175,5 +175,5 @@ def prompt_filter_results(request: GenerationRequest) -> list[dict[str, Any]]:
 
 
 def _padding(length: int) -> bytes:
-    """Return random characters that make contents of about the same length equally long."""
+    """Return random characters that, with ``length`` others, are a multiple of 32; most tokens are shorter than that."""
     return os.urandom(16).hex().encode()[: 32 - length % 32]

@@ -89,8 +89,10 @@ class EventStream(StreamingResponse):
 
     async def stream_response(self, send: Send) -> None:
         """Send the frames; an exception of theirs becomes the last one."""
-        async for frame in self._frames():
-            await self._send(send, frame)
+        frames = self._frames()
+        async with closing(frames):
+            async for frame in frames:
+                await self._send(send, frame)
         async with self._sending:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
