@@ -1,5 +1,6 @@
 import asyncio
 
+import httpx
 import pytest
 
 from sluicegate.host import LocalHost
@@ -87,6 +88,38 @@ async def test_a_body_that_is_not_json_is_refused(app, timer, client):
     assert response.status_code == 400
 
 
+async def test_a_large_body_is_refused(app, timer, client):
+    async def purge(timer):
+        raise AssertionError
+
+    timer(purge)
+
+    async with client(LocalHost(app)) as caller:
+        response = await caller.post("/admin/functions/purge", json={"input": "x" * 65536})
+
+    assert response.status_code == 413
+
+
+async def test_a_caller_who_goes_away_does_not_end_the_run(app, timer, client):
+    begun, release, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def purge(timer):
+        begun.set()
+        await release.wait()
+        ended.set()
+
+    timer(purge)
+
+    async with client(LocalHost(app)) as caller:
+        call = asyncio.create_task(caller.post("/admin/functions/purge", headers={"prefer": "wait"}))
+        await begun.wait()
+        call.cancel()
+        await asyncio.wait({call})
+        release.set()
+
+        assert await ended.wait()
+
+
 async def test_the_hosts_status(app, client):
     async with client(LocalHost(app)) as caller:
         status = (await caller.get("/admin/host/status")).json()
@@ -105,8 +138,6 @@ async def test_the_hosts_status(app, client):
     ],
 )
 async def test_a_foreign_page_or_name_or_proxy_cannot_run_a_timer(app, timer, served, headers):
-    import httpx
-
     async def purge(timer):
         raise AssertionError
 

@@ -106,6 +106,31 @@ async def test_the_host_does_not_gather_a_body_that_the_function_streams(app, ht
     assert response.status_code == 200
 
 
+async def test_a_client_that_sends_all_before_it_reads_gets_its_413(app, http, served):
+    """More than the buffers between the two can hold is still on its way when the limit is reached."""
+    limit = 16 * 1024 * 1024
+
+    async def size(req: Request) -> Response:
+        return JSONResponse({"bytes": len(await req.body())})
+
+    http(size)
+    local = LocalHost(app, settings=HostSettings(route_prefix="", max_body_bytes=limit))
+
+    async with served(local) as url:
+        address = httpx.URL(url)
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(b"POST /size HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n")
+        for _ in range(31):
+            writer.write(b"100000\r\n" + bytes(1024 * 1024) + b"\r\n")
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        status = await reader.readline()
+        writer.close()
+
+    assert status.startswith(b"HTTP/1.1 413 ")
+
+
 async def test_an_endless_chunked_body_ends_with_413_too(local, served):
     """The client never ends its body; the answer arrives all the same."""
     async with served(local) as url:

@@ -225,6 +225,29 @@ async def test_a_client_who_goes_away_ends_the_stream(app, http, served):
         assert await ended.wait()
 
 
+async def test_a_client_who_goes_away_while_sending_is_no_failure(app, http, served, caplog):
+    begun, gone = asyncio.Event(), asyncio.Event()
+
+    async def read(req: Request) -> Response:
+        begun.set()
+        try:
+            return PlainTextResponse(await req.body())
+        finally:
+            gone.set()
+
+    http(read)
+
+    async with served(LocalHost(app, settings=ROOT)) as url:
+        address = httpx.URL(url)
+        _, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(b"POST /read HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\nhello")
+        await begun.wait()
+        writer.close()
+        await gone.wait()
+
+    assert "failed" not in caplog.text
+
+
 async def test_requests_are_logged_only_when_asked_for_and_without_what_the_caller_sent(app, http, client, caplog):
     caplog.set_level(logging.DEBUG)
     http(lambda req: Response(), "items/{id}", name="get_item")

@@ -279,6 +279,29 @@ async def test_a_timer_run_in_progress_ends_before_on_stop(app, timer, served):
     assert ended == ["purged", "on_stop"]
 
 
+async def test_a_timer_run_that_outlasts_the_grace_period_is_cancelled_before_on_stop(app, timer, served):
+    begun, stop = asyncio.Event(), asyncio.Event()
+    ended = []
+
+    async def purge(timer):
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cancelled")
+
+    async def on_stop():
+        ended.append("on_stop")
+
+    timer(purge, run_on_startup=True)
+
+    async with served(LocalHost(app), stop=stop, on_stop=on_stop, grace=timedelta(0)):
+        await begun.wait()
+        stop.set()
+
+    assert ended == ["cancelled", "on_stop"]
+
+
 async def test_what_on_ready_raises_ends_the_server_in_an_orderly_way(app):
     ended = []
 
