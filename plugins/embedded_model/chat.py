@@ -69,7 +69,7 @@ def _check_schemas(tools: Tools, schema: Mapping[str, Any] | None) -> None:
 def _instructions(request: ChatRequest, tools: Tools) -> list[str]:
     instructions = [tools.instructions()] if tools.functions else []
     wanted = request.response_format
-    if isinstance(wanted, JsonSchemaFormat) and wanted.json_schema.schema_:
+    if isinstance(wanted, JsonSchemaFormat) and wanted.json_schema.schema_ and not tools.forced:
         schema = json.dumps(wanted.json_schema.schema_, ensure_ascii=False)
         instructions.append(f"Answer with JSON that fits this schema:\n{schema}")
     return instructions

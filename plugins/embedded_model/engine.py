@@ -159,6 +159,9 @@ class Lease:
 
         Args:
             options: In the runtime's names; ``max_tokens`` is at least 1.
+
+        Raises:
+            ModelUnavailable: The model was shut down meanwhile.
         """
         await self._stopped()
         slot = self._slot
@@ -175,7 +178,7 @@ class Lease:
         slot.tokens, slot.owner = [], self._owner
         run = self._run = self._engine.start(body)
         ids: list[int] = []
-        generated = 0
+        piece: Piece | None = None
         try:
             async for chunk in run.chunks():
                 if "prompt_progress" in chunk:
@@ -183,10 +186,11 @@ class Lease:
                     continue
                 piece = _piece(chunk)
                 ids += chunk["__verbose"]["tokens"]
-                generated = piece.generated
                 yield piece
+            if piece is None or piece.finish_reason is None:
+                raise ModelUnavailable("The model was stopped.")
             # Of a character that took several tokens not all ids are reported: then nobody may continue.
-            if len(ids) == generated:
+            if len(ids) == piece.generated:
                 slot.tokens = [*prompt, *ids]
         finally:
             run.cancelled.set()

@@ -43,8 +43,9 @@ class MiniLM:
         """
         _one_blas_thread()
         self._tensors = _read_safetensors(weights)
-        shapes = {name: self._tensors[name].shape for name in ("embeddings.position_embeddings.weight",)}
-        if list(shapes.values()) != [(POSITIONS, DIMENSIONS)]:
+        positions = self._tensors.get("embeddings.position_embeddings.weight")
+        layers = {name.split(".")[2] for name in self._tensors if name.startswith("encoder.layer.")}
+        if positions is None or positions.shape != (POSITIONS, DIMENSIONS) or len(layers) != _LAYERS:
             raise StartupError(f"embedding_weights: {weights} is not all-MiniLM-L6-v2")
 
     def embed(self, tokens: list[int], dimensions: int = DIMENSIONS) -> bytes:
@@ -135,6 +136,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise ValueError
             header: dict[str, Any] = json.loads(file.read(length))
         data = np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length)
         header.pop("__metadata__", None)

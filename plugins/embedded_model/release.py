@@ -43,10 +43,11 @@ class Release:
         """Take the next unit and return those that may go."""
         self._held.append(unit)
         text = "".join(unit.text for unit in self._held)
-        found = [(text.find(stop), stop) for stop in self._stops if stop in text]
+        found = [(text.find(stop) + len(stop), -len(stop), stop) for stop in self._stops if stop in text]
         if found:
-            end, self.matched = min(found, key=lambda hit: hit[0])
-            return self._cut(end)
+            # The one that was complete first, so that the cuts of the text make no difference.
+            end, _, self.matched = min(found)
+            return self._cut(end - len(self.matched))
         return self._whole(len(text) - self._possible_start(text))
 
     def rest(self) -> list[Unit]:

@@ -145,7 +145,7 @@ def _matches(path: Path, file: File) -> bool:
         with path.open("rb") as opened:
             size = os.fstat(opened.fileno()).st_size
             return size == file.size and hashlib.file_digest(opened, "sha256").hexdigest() == file.sha256
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

@@ -141,7 +141,7 @@ class Writer:
         self, lease: Lease, prompt: Sequence[int], function: Function
     ) -> Mapping[str, Any] | None:
         """Without ``strict`` a schema is followed as far as possible, which for a schema beyond the grammar is: JSON."""
-        schema: Mapping[str, Any] = function.parameters or NO_ARGUMENTS
+        schema = {"type": "object", **(function.parameters or NO_ARGUMENTS)}
         try:
             return await self._part_options(lease, prompt, schema)
         except SchemaNotSupported:

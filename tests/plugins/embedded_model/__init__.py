@@ -1,0 +1,1 @@
+"""Tests of the embedded models, with the real weights."""
