@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from azure.functions import FunctionRegister
 from azure.functions.timer import TimerRequest
@@ -118,7 +119,7 @@ class LocalHost:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise NotImplementedError(scope["type"])
-        path = routing_path(scope.get("raw_path") or scope["path"].encode())
+        path = routing_path(scope.get("raw_path") or quote(scope["path"]).encode())
         started = time.perf_counter()
         status = _Status(send)
         name = "-"

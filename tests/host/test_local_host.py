@@ -277,6 +277,22 @@ def test_a_schedule_that_cannot_be_used_stops_the_app(app, timer):
         LocalHost(app)
 
 
+async def test_a_server_that_gives_no_raw_path_will_do(app, http):
+    http(lambda req: PlainTextResponse(req.path_params["name"]), "items/{name}", name="item")
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b""}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/items/5%25ä", "query_string": b"", "headers": []}
+    await LocalHost(app, settings=ROOT)(scope, receive, send)
+
+    assert sent[1]["body"] == "5%25ä".encode()
+
+
 async def test_other_protocols_are_not_spoken(app):
     with pytest.raises(NotImplementedError):
         await LocalHost(app)({"type": "websocket"}, None, None)
