@@ -16,7 +16,8 @@
   x Refused                 a filter refused the content: 400, or ``finish_reason: "content_filter"``
   x ServiceError            storage or keys; what a plugin catches around ``BlobStore`` and ``KeyService``
     x BlobNotFound, BlobExists, BlobChanged, StorageUnavailable
-    x KeyNotFound, KeyUnavailable
+    x KeyNotFound, KeyUnavailable, SealBroken
+  x PurgeIncomplete         the operator: something that should be gone is not, or could not be checked
 
 No message here ever quotes a prompt, a completion, a key or a file. An ``ApiError``'s message goes to the caller who
 sent the request and to nobody else: it may name a field of that request.
@@ -24,7 +25,7 @@ sent the request and to nobody else: it may name a field of that request.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 
@@ -195,3 +196,19 @@ class KeyNotFound(ServiceError):
 
 class KeyUnavailable(ServiceError):
     """The key service cannot be reached, or the key is disabled; worth retrying."""
+
+
+class SealBroken(ServiceError):
+    """What was read back is not what was sealed there: changed, cut short, moved, or in an unknown format."""
+
+
+class PurgeIncomplete(SluicegateError):
+    """The operator sees it: the timer's invocation fails and the next one tries again.
+
+    Args:
+        left: What is not gone or not proven gone, without content: ``"20260101: its key"``.
+    """
+
+    def __init__(self, left: Iterable[str]) -> None:
+        self.left = tuple(left)
+        super().__init__("purge incomplete: " + "; ".join(self.left))

@@ -5,9 +5,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
+
+_CONTAINER = re.compile(r"(?=.{3,63}\Z)[a-z0-9]+(?:-[a-z0-9]+)*")
+_SEGMENT = r"[A-Za-z0-9](?:[A-Za-z0-9._=@+-]{0,198}[A-Za-z0-9_=@+-])?"
+_BLOB = re.compile(rf"(?=.{{1,1024}}\Z){_SEGMENT}(?:/{_SEGMENT})*")
+_KEY = re.compile(r"[a-z0-9-]{1,100}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +35,10 @@ class BlobInfo:
 class BlobStore(Protocol):
     """Containers of named blobs, strongly consistent, with ETags.
 
-    Container names match ``[a-z0-9][a-z0-9-]{2,62}``; blob names are segments of
-    ``[A-Za-z0-9][A-Za-z0-9._=@+-]{0,199}`` joined by ``/``; anything else is a ``ValueError``. A write is durable when
-    the call returns. Every method raises ``StorageUnavailable`` when the store cannot be reached, is full or
-    is read-only.
+    Container names are 3 to 63 of ``a-z0-9-``, blob names at most 1,024 characters in segments joined by ``/``, each
+    ``[A-Za-z0-9][A-Za-z0-9._=@+-]{0,199}`` without a dot at its end; anything else is a ``ValueError`` from
+    :func:`check_names`. ``a`` and ``a/b`` are two blobs. A write is durable when the call returns. Every method
+    raises ``StorageUnavailable`` when the store cannot be reached, is full or is read-only.
     """
 
     async def put(
@@ -47,7 +53,10 @@ class BlobStore(Protocol):
         ...
 
     async def get(self, container: str, name: str, *, offset: int = 0, length: int | None = None) -> Blob:
-        """Read a blob or a range of it; ``BlobNotFound`` when it, or its container, does not exist."""
+        """Read a blob or a range of it; ``BlobNotFound`` when it, or its container, does not exist.
+
+        A range that begins beyond the end is empty.
+        """
         ...
 
     def list(self, container: str, prefix: str = "", *, after: str = "") -> AsyncIterator[BlobInfo]:
@@ -89,7 +98,8 @@ class WrappedKey:
 class KeyService(Protocol):
     """Named keys that wrap data keys and never leave the service.
 
-    Names match ``[a-z0-9-]{1,100}``. Every method raises ``KeyUnavailable`` when the service cannot be reached.
+    Names match ``[a-z0-9-]{1,100}``; anything else is a ``ValueError`` from :func:`check_key_name`. Every method raises
+    ``KeyUnavailable`` when the service cannot be reached.
     """
 
     async def create(self, name: str) -> None:
@@ -101,7 +111,12 @@ class KeyService(Protocol):
         ...
 
     async def unwrap(self, wrapped: WrappedKey) -> bytes:
-        """Return the data key; ``KeyNotFound`` when the wrapping key was destroyed."""
+        """Return the data key.
+
+        Raises:
+            KeyNotFound: The wrapping key was destroyed, even if a key of the same name was made since.
+            SealBroken: The ciphertext was changed.
+        """
         ...
 
     async def destroy(self, name: str) -> bool:
@@ -115,3 +130,20 @@ class KeyService(Protocol):
     async def close(self) -> None:
         """Release connections. The service is not used afterwards."""
         ...
+
+
+def check_names(container: str, name: str | None = None) -> None:
+    """Raise ``ValueError`` unless every blob store can hold a container, or a blob, of that name.
+
+    Source: Microsoft Learn, "Naming and referencing containers, blobs, and metadata".
+    """
+    if not _CONTAINER.fullmatch(container):
+        raise ValueError(f"container name {container!r}: 3 to 63 lower-case letters, digits and single hyphens")
+    if name is not None and not _BLOB.fullmatch(name):
+        raise ValueError(f"blob name {name!r}: segments of letters, digits and ._=@+- joined by /")
+
+
+def check_key_name(name: str) -> None:
+    """Raise ``ValueError`` unless every key service can hold a key of that name."""
+    if not _KEY.fullmatch(name):
+        raise ValueError(f"key name {name!r}: 1 to 100 lower-case letters, digits and hyphens")

@@ -1,0 +1,231 @@
+"""Sealed batches of records, and the wrapped data keys that open them: the byte layouts.
+
+A batch, version 1; integers are big endian::
+
+    0     4   "RTN1"
+    4     1   version, 1
+    5     1   cipher, 1: AES-256-GCM
+    6     2   flags, 0
+    8     4   length n of the header
+    12    n   header, canonical JSON: {"account", "commitment", "day", "index": [[record, position, length], ...],
+              "kid", "plugin", "seq"}
+    12+n      one frame per entry of the index, in its order: nonce (12 bytes, random) | ciphertext | tag (16 bytes)
+
+``commitment`` is lower-case hex; ``length`` counts a whole frame in bytes. The header is not secret, so account, plugin
+and record ids must be opaque.
+
+A data key is 32 random bytes. HKDF-SHA256 with salt ``kid`` and info ``["sluicegate/data-key", 1, account, plugin, day]``
+yields 64 bytes: the AES key, then the commitment. GCM alone commits to no key, and RSA-OAEP and A256KW take no associated
+data, so the derivation is what ties a wrapped key to one account, plugin and day. Each record's associated data is
+``["sluicegate/record", 1, account, plugin, day, kid]`` | seq (8 bytes) | position (4 bytes) | record id, where ``[...]``
+is canonical JSON.
+
+Not promised: who can write to the storage can delete whole records, and who can also wrap keys can forge new ones.
+
+Ciphertext of every version stays readable; ``tests/vectors`` holds one of each.
+
+Source: NIST SP 800-38D §8.2.2 (random 96-bit nonces: at most 2**32 records per data key), RFC 5869 (HKDF).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from sluicegate.errors import SealBroken
+from sluicegate.services import WrappedKey
+
+SECRET_BYTES = 32
+_PREFIX = struct.Struct(">4sBBHI")
+_START = (b"RTN1", 1, 1, 0)
+_COUNTERS = struct.Struct(">QI")
+_NONCE = 12
+_TAG = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where sealed bytes belong; they open nowhere else.
+
+    Attributes:
+        day: UTC day, ``YYYYMMDD``.
+        kid: The data key's identifier.
+    """
+
+    account: str
+    plugin: str
+    day: str
+    kid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record's line in the index; ``length`` of its frame in bytes."""
+
+    record: str
+    position: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a batch says of itself; nothing of it is proven before ``DataKey.open``.
+
+    Attributes:
+        size: Of everything before the first frame, in bytes.
+    """
+
+    place: Place
+    seq: int
+    commitment: str
+    index: tuple[Entry, ...]
+    size: int
+
+
+class DataKey:
+    """One data key, bound to its place.
+
+    Args:
+        secret: 32 random bytes, used for one place only.
+    """
+
+    def __init__(self, secret: bytes, place: Place) -> None:
+        if len(secret) != SECRET_BYTES:
+            raise ValueError(f"a data key has {SECRET_BYTES} bytes")
+        info = _canonical(["sluicegate/data-key", 1, place.account, place.plugin, place.day])
+        derived = HKDF(SHA256(), 64, place.kid.encode(), info).derive(secret)
+        self.place = place
+        self._commitment = derived[32:].hex()
+        self._aead = AESGCM(derived[:32])
+        self._context = _canonical(["sluicegate/record", 1, place.account, place.plugin, place.day, place.kid])
+
+    def seal(self, seq: int, records: Sequence[tuple[str, bytes]]) -> bytes:
+        """Return the records as one batch; ``seq`` must not repeat under this key."""
+        nonces = os.urandom(_NONCE * len(records))
+        index: list[list[object]] = []
+        frames: list[bytes] = []
+        for position, (record, data) in enumerate(records):
+            nonce = nonces[position * _NONCE : (position + 1) * _NONCE]
+            frames += (nonce, self._aead.encrypt(nonce, data, self._associated_data(seq, position, record)))
+            index.append([record, position, _NONCE + len(frames[-1])])
+        header = _canonical(_header(self.place, seq, self._commitment, index))
+        return b"".join((_PREFIX.pack(*_START, len(header)), header, *frames))
+
+    def open(self, seq: int, batch: bytes) -> list[tuple[str, bytes]]:
+        """Return the records of the batch that was sealed here as number ``seq``.
+
+        Raises:
+            SealBroken: It is another batch, another key's, or a byte of it was changed, added or lost.
+        """
+        header = read_header(batch)
+        if header.place != self.place or header.seq != seq:
+            raise SealBroken("the batch belongs elsewhere")
+        if header.commitment != self._commitment:
+            raise SealBroken("the batch was sealed under another key")
+        records = []
+        start = header.size
+        for entry in header.index:
+            nonce = batch[start : start + _NONCE]
+            sealed = batch[start + _NONCE : start + entry.length]
+            associated_data = self._associated_data(seq, entry.position, entry.record)
+            try:
+                records.append((entry.record, self._aead.decrypt(nonce, sealed, associated_data)))
+            except InvalidTag:
+                raise SealBroken("a record was changed or moved") from None
+            start += entry.length
+        return records
+
+    def _associated_data(self, seq: int, position: int, record: str) -> bytes:
+        return self._context + _COUNTERS.pack(seq, position) + record.encode()
+
+
+def read_header(batch: bytes) -> Header:
+    """Return what a batch says of itself.
+
+    Raises:
+        SealBroken: It is not exactly one well-formed batch of a known version.
+    """
+    try:
+        *start, length = _PREFIX.unpack_from(batch)
+        if tuple(start) != _START:
+            raise SealBroken("not a batch, or of a version that this release does not know")
+        size = _PREFIX.size + length
+        raw = batch[_PREFIX.size : size]
+        fields = json.loads(raw)
+        header = _read_header(fields, size)
+        canonical = _canonical(_header(header.place, header.seq, header.commitment, fields["index"]))
+    except (struct.error, ValueError, TypeError, KeyError, RecursionError):
+        raise SealBroken("the batch's header cannot be read") from None
+    if canonical != raw or sum(entry.length for entry in header.index) != len(batch) - size:
+        raise SealBroken("the batch's header does not describe its content")
+    return header
+
+
+def ring_entry(wrapped: WrappedKey) -> bytes:
+    """Return a wrapped data key as it is stored: canonical JSON, version 1."""
+    ciphertext = base64.b64encode(wrapped.ciphertext).decode()
+    return _canonical({"v": 1, "key_id": wrapped.key_id, "algorithm": wrapped.algorithm, "ciphertext": ciphertext})
+
+
+def read_ring_entry(entry: bytes) -> WrappedKey:
+    """Return a stored wrapped data key; ``SealBroken`` when it is not one."""
+    try:
+        fields = json.loads(entry)
+        if fields["v"] != 1:
+            raise SealBroken("a wrapped key of a version that this release does not know")
+        ciphertext = base64.b64decode(fields["ciphertext"], validate=True)
+        return WrappedKey(_text(fields["key_id"]), _text(fields["algorithm"]), ciphertext)
+    except (ValueError, TypeError, KeyError, RecursionError, binascii.Error):
+        raise SealBroken("a wrapped key cannot be read") from None
+
+
+def _header(place: Place, seq: int, commitment: str, index: object) -> dict[str, object]:
+    return {
+        "account": place.account,
+        "commitment": commitment,
+        "day": place.day,
+        "index": index,
+        "kid": place.kid,
+        "plugin": place.plugin,
+        "seq": seq,
+    }
+
+
+def _read_header(fields: Any, size: int) -> Header:
+    place = Place(_text(fields["account"]), _text(fields["plugin"]), _text(fields["day"]), _text(fields["kid"]))
+    index = tuple(
+        Entry(_text(record), _count(position, 2**32), _count(length, 2**32))
+        for record, position, length in fields["index"]
+    )
+    positions = [entry.position for entry in index]
+    if not index or positions != sorted(set(positions)) or min(entry.length for entry in index) < _NONCE + _TAG:
+        raise ValueError("index")
+    return Header(place, _count(fields["seq"], 2**64), _text(fields["commitment"]), index, size)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    value.encode()  # a lone surrogate is no text either
+    return value
+
+
+def _count(value: object, limit: int) -> int:
+    if type(value) is not int or not 0 <= value < limit:
+        raise TypeError("not a count")
+    return value
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
