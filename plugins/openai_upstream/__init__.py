@@ -1,0 +1,54 @@
+"""Serve models of Azure OpenAI, of OpenAI or of any server with the same protocol.
+
+An upstream learns of a request what the filters left of it, and no more: never the caller's headers, key, account or
+``metadata``, its end user only where ``send_user`` says so, and chats carry ``store: false``. Of an answer, text, tool calls,
+refusals, log-probabilities and verdicts are passed on. Any other field that may carry text, such as a server's
+``reasoning_content``, is not: no filter has seen it.
+
+Answers are streamed from the upstream when the caller streams, and only then (``docs/decisions/0002-upstream-client.md``).
+Errors are mapped in :mod:`.failures`. Nothing here logs or raises text of an upstream, because it may quote the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing
+
+from sluicegate import Chunk, EmbeddingRequest, Embeddings, Model, PluginConfig, hookimpl
+from sluicegate.requests import GenerationRequest
+
+from .config import Config
+
+__all__ = ["Config"]
+
+
+@hookimpl
+def register_config() -> type[PluginConfig]:
+    return Config
+
+
+@hookimpl
+def register_models(config: Config) -> Iterable[Model]:
+    return list(config.models())
+
+
+@hookimpl
+async def inference(request: GenerationRequest, model: Model, config: Config) -> AsyncIterator[Chunk]:
+    from . import generation
+
+    answer = generation.streamed if request.stream else generation.whole
+    async with aclosing(answer(request, *config.route(model.id))) as chunks:
+        async for chunk in chunks:
+            yield chunk
+
+
+@hookimpl
+async def embed(request: EmbeddingRequest, model: Model, config: Config) -> Embeddings:
+    from . import embeddings
+
+    return await embeddings.embed(request, *config.route(model.id))
+
+
+@hookimpl
+async def shutdown(config: Config) -> None:
+    await config.close()
