@@ -6,7 +6,9 @@ import logging
 import struct
 import subprocess
 import sys
+import textwrap
 import time
+import tomllib
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -18,6 +20,7 @@ from pydantic import ValidationError
 
 from plugins import openai_upstream
 from plugins.openai_upstream import Config
+from plugins.openai_upstream import config as config_module
 from plugins.openai_upstream.sse import EventReader
 from sluicegate import (
     ChatRequest,
@@ -272,6 +275,14 @@ async def test_the_plugin_passes_the_checks_of_the_loader_and_registers_its_mode
     assert registered.features == {"tools"}
     assert registered.context_length == 128000
     assert "30 days" in registered.retention
+
+
+def test_the_example_of_the_settings_is_valid():
+    example = textwrap.dedent((config_module.__doc__ or "").partition("::\n")[2])
+
+    table = tomllib.loads(example)["plugins"]["openai_upstream"]
+
+    assert [model.id for model in Config.model_validate(table).models()] == ["gpt-4o"]
 
 
 def test_importing_the_plugin_imports_no_client():
