@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -60,7 +58,9 @@ def main() -> int:
 
             return demo.main(ROOT)
         from sluicegate import first_run
+        from sluicegate.host.settings import apply_local_settings
 
+        apply_local_settings(ROOT, os.environ)
         arguments.data = arguments.data.resolve()
         first_run.use_embedded_settings(os.environ, arguments.data)
         return {"serve": _serve, "check": _check, "describe": _describe}[arguments.command](arguments)
@@ -76,35 +76,17 @@ def _serve(arguments: argparse.Namespace) -> int:
         raise StartupError(
             f"refusing to serve on {arguments.host} with keys in a local folder: use 127.0.0.1, or set SLUICEGATE_KEYS"
         )
-    tasks: list[asyncio.Task[None]] = []
-    failures: list[StartupError] = []
 
     async def announce(endpoint: str) -> None:
         gate = sys.modules["function_app"].gate
-        try:
-            await gate.start()
-            path = await first_run.write_credentials(gate, arguments.data, endpoint)
-        except Exception as error:  # noqa: BLE001 - told once the server has stopped
-            failures.append(error if isinstance(error, StartupError) else StartupError(f"cannot start: {error}"))
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
+        await gate.start()
+        path = await first_run.write_credentials(gate, arguments.data, endpoint)
         print(SNIPPETS.format(version=__version__, endpoint=endpoint, path=_short(path)), flush=True)
 
     async def stop() -> None:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         await sys.modules["function_app"].gate.shutdown()
 
-    host.run(
-        ROOT,
-        host=arguments.host,
-        port=arguments.port,
-        on_ready=lambda endpoint: tasks.append(asyncio.get_running_loop().create_task(announce(endpoint))),
-        on_stop=stop,
-    )
-    for failure in failures:
-        raise failure
+    host.run(ROOT, host=arguments.host, port=arguments.port, on_ready=announce, on_stop=stop)
     return 0
 
 

@@ -44,13 +44,26 @@ async def write_credentials(gate: Sluicegate, data: Path, endpoint: str) -> Path
             raise StartupError(
                 f"{path} names an account that storage does not know; move the file away to make a new one"
             )
-        document = json.loads(path.read_text())
+        document = _read(path)
     elif account is not None:
         raise StartupError(f"{path} is missing, and keys cannot be read back; restore it or choose another DATA folder")
     else:
         document = await _new_account(gate)
     _write_private(path, json.dumps({**document, "endpoint": endpoint}, indent=2) + "\n")
     return path
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        # A JSON error quotes nothing, but its position is of no use here.
+        raise StartupError(
+            f"{path} cannot be read ({type(error).__name__}); restore it or choose another DATA folder"
+        ) from None
+    if not isinstance(document, dict):
+        raise StartupError(f"{path} is not what the first start wrote; restore it or choose another DATA folder")
+    return document
 
 
 async def _new_account(gate: Sluicegate) -> dict[str, object]:
