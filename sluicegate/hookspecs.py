@@ -249,6 +249,7 @@ class Hooks(Protocol):
 
         Raises:
             InvalidRequest: For example code ``context_length_exceeded``.
+            Refused: The model's own server refused the prompt (before the first chunk) or cut the answer.
             ModelUnavailable: Not reachable now; ``retry_after_s`` says when to come back.
             UpstreamError: An upstream refused; its status is passed on.
 
@@ -276,6 +277,7 @@ class Hooks(Protocol):
 
         Raises:
             InvalidRequest: For example an input that is longer than the model's context.
+            Refused: The model's own server refused the input.
             ModelUnavailable: Not loaded yet; ``retry_after_s`` says when to come back.
 
         Example::

@@ -70,6 +70,10 @@ class Pipeline:
             call.usage = returned.usage
             call.outcome = Outcome.COMPLETED
             return returned
+        except Refused:
+            # By a pre-filter, or by the model's own server.
+            call.outcome = Outcome.BLOCKED
+            raise
         except asyncio.CancelledError:
             call.outcome = Outcome.ABANDONED
             raise
