@@ -1,0 +1,196 @@
+import logging
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from sluicegate import retention
+from sluicegate.errors import PluginFailed, PurgeIncomplete, StorageUnavailable
+from sluicegate.testing import FrozenClock, MemoryKeys, MemoryStorage
+from sluicegate.types import Expired, Purged
+from sluicegate.vault import Vault
+
+DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
+NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
+CANARY = "my lucky number is 74093"
+
+
+class Plugins:
+    """Plugins by name, each of which is the ``days`` it keeps things or the exception it raises."""
+
+    def __init__(self, **plugins):
+        self._plugins = plugins
+        self.called = []
+
+    def configured(self, hook):
+        assert hook == "purge"
+        return tuple(sorted(self._plugins))
+
+    async def call(self, name, hook, expected, **arguments):
+        assert (hook, expected) == ("purge", Purged)
+        self.called.append((name, arguments["scope"]))
+        plugin = self._plugins[name]
+        if isinstance(plugin, Exception):
+            raise plugin
+        return await arguments["store"].purge(arguments["scope"], days=plugin)
+
+
+class Accounts:
+    def __init__(self, *names):
+        self._names = names
+
+    async def names(self):
+        return self._names
+
+
+@pytest.fixture
+def clock():
+    return FrozenClock(NEW_YEAR + 12 * HOUR)
+
+
+@pytest.fixture
+def blobs():
+    return MemoryStorage()
+
+
+@pytest.fixture
+def keys():
+    return MemoryKeys()
+
+
+@pytest.fixture
+def vault(blobs, keys, clock):
+    return Vault(blobs, keys, clock=clock)
+
+
+async def kept(vault, account, plugin):
+    return [record.id async for record in vault.store(account, plugin).records()]
+
+
+async def test_each_plugin_purges_each_account_by_its_own_settings(vault, keys):
+    for account in ("contoso", "fabrikam"):
+        for plugin in ("brief", "long"):
+            await vault.store(account, plugin).keep("one", b"")
+    now = NEW_YEAR + 3 * DAY
+    plugins = Plugins(brief=1, long=20)
+
+    summary = await retention.purge(vault, plugins, Accounts("contoso", "fabrikam"), now=now)
+
+    assert plugins.called == [(name, Expired(now)) for name in ("brief", "brief", "long", "long")]
+    assert (summary.plugins["brief"].days, summary.plugins["brief"].blobs) == (("20260101",), 4)
+    assert (summary.overdue, summary.plugins["long"], summary.empty) == (Purged(), Purged(), Purged())
+    assert [await kept(vault, account, "brief") for account in ("contoso", "fabrikam")] == [[], []]
+    assert [await kept(vault, account, "long") for account in ("contoso", "fabrikam")] == [["one"], ["one"]]
+    assert await keys.names() == ("ret-20260101",)
+
+
+async def test_a_day_that_no_plugin_has_anything_left_of_loses_its_key(vault, blobs, keys):
+    await vault.store("contoso", "brief").keep("one", b"")
+
+    summary = await retention.purge(vault, Plugins(brief=1), Accounts("contoso"), now=NEW_YEAR + 3 * DAY)
+
+    assert summary.empty.days == ("20260101",)
+    assert (await blobs.containers("ret-"), await keys.names()) == ((), ())
+
+
+@pytest.mark.parametrize(
+    "plugins", [Plugins(), Plugins(keeper=PluginFailed("keeper", "purge"))], ids=["gone", "broken"]
+)
+async def test_the_ceiling_asks_neither_plugins_nor_accounts(vault, blobs, keys, plugins):
+    await vault.store("deleted", "keeper").keep("one", b"")
+    now = NEW_YEAR + 30 * DAY - HOUR
+
+    try:
+        await retention.purge(vault, plugins, Accounts("contoso"), now=now)
+    except PurgeIncomplete as error:
+        assert error.left == ("plugin 'keeper', account 'contoso' (PluginFailed)",)  # noqa: PT017 - one of two cases
+
+    assert await kept(vault, "deleted", "keeper") == []
+    assert (await blobs.containers("ret-"), await keys.names()) == ((), ())
+
+
+async def test_a_plugin_that_fails_stops_neither_others_nor_what_follows(vault, keys):
+    for account in ("contoso", "fabrikam"):
+        await vault.store(account, "sound").keep("one", b"")
+    plugins = Plugins(broken=PluginFailed("broken", "purge"), sound=1)
+
+    with pytest.raises(PurgeIncomplete) as caught:
+        await retention.purge(vault, plugins, Accounts("contoso", "fabrikam"), now=NEW_YEAR + 3 * DAY)
+
+    assert caught.value.left == (
+        "plugin 'broken', account 'contoso' (PluginFailed)",
+        "plugin 'broken', account 'fabrikam' (PluginFailed)",
+    )
+    assert await keys.names() == ()
+
+
+async def test_an_unexpected_failure_is_logged_without_its_message(vault, caplog):
+    plugins = Plugins(broken=KeyError(CANARY))
+
+    with caplog.at_level(logging.DEBUG), pytest.raises(PurgeIncomplete) as caught:
+        await retention.purge(vault, plugins, Accounts("contoso"), now=NEW_YEAR)
+
+    assert caught.value.left == ("plugin 'broken', account 'contoso' (KeyError)",)
+    assert "KeyError" in caplog.text
+    assert "test_retention.py" in caplog.text
+    assert CANARY not in caplog.text + str(caught.value)
+
+
+async def test_a_ceiling_that_fails_does_not_stop_plugins(clock, keys):
+    class Stuck(MemoryStorage):
+        async def drop(self, container):
+            raise StorageUnavailable("stuck")
+
+    blobs = Stuck()
+    vault = Vault(blobs, keys, clock=clock)
+    await vault.store("contoso", "keeper").keep("old", b"")
+    clock.now = NEW_YEAR + 27 * DAY
+    await vault.store("contoso", "keeper").keep("new", b"")
+    now = NEW_YEAR + 30 * DAY
+
+    with pytest.raises(PurgeIncomplete) as caught:
+        await retention.purge(vault, Plugins(keeper=2), Accounts("contoso"), now=now)
+
+    assert "20260101: StorageUnavailable" in caught.value.left
+    assert await kept(vault, "contoso", "keeper") == []
+    assert await keys.names() == ()
+
+
+async def test_accounts_that_cannot_be_listed_fail_the_run_after_the_ceiling(vault, keys):
+    class Unlisted:
+        async def names(self):
+            raise StorageUnavailable("no route")
+
+    await vault.store("contoso", "keeper").keep("one", b"")
+
+    with pytest.raises(PurgeIncomplete, match=r"listing the accounts \(StorageUnavailable\)"):
+        await retention.purge(vault, Plugins(keeper=30), Unlisted(), now=NEW_YEAR + 30 * DAY)
+    assert await keys.names() == ()
+
+
+async def test_a_second_run_finds_nothing_to_do(vault):
+    await vault.store("contoso", "keeper").keep("one", b"")
+    run = {"plugins": Plugins(keeper=3), "accounts": Accounts("contoso"), "now": NEW_YEAR + 4 * DAY}
+
+    await retention.purge(vault, **run)
+
+    assert await retention.purge(vault, **run) == retention.Summary(Purged(), {"keeper": Purged()}, Purged())
+
+
+async def test_hourly_runs_keep_every_record_for_nearly_its_days_and_never_longer(vault, clock):
+    plugins, accounts = Plugins(keeper=3), Accounts("contoso")
+    store = vault.store("contoso", "keeper")
+    clock.now = NEW_YEAR
+    written, seen = {}, {}
+    for hour in range(24 * 8):
+        record = f"r{hour}"
+        await store.keep(record, b"")
+        written[record] = clock.now
+        await retention.purge(vault, plugins, accounts, now=clock.now)
+        for found in await kept(vault, "contoso", "keeper"):
+            seen[found] = clock.now - written[found]
+        clock.advance(HOUR)
+
+    gone = [seen[record] for record, at in written.items() if at < NEW_YEAR + 4 * DAY]
+    assert min(gone) >= 2 * DAY - 2 * HOUR
+    assert max(gone) < 3 * DAY
