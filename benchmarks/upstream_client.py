@@ -39,6 +39,8 @@ MESSAGES = [
     {"role": "system", "content": "You are a helpful assistant."},
     {"role": "user", "content": "Summarise in one paragraph how a gateway works. " * 4},
 ]
+PACED = b'"top_p":0.5'
+"""In a body, asks the mock for a paced stream: a parameter that every gateway passes on."""
 MODES = {"whole": (300, 4), "stream": (60, 4), "paced": (32, 16), "embed": (60, 4)}
 """Mode -> how many requests in a round, and how many at once."""
 SAFE = {name: {"filtered": False, "severity": "safe"} for name in ("hate", "self_harm", "sexual", "violence")}
@@ -105,12 +107,14 @@ class _Mock(asyncio.Protocol):
         if not separator or len(body) < length:
             return
         self.received = b""
+        body = body.replace(b" ", b"")
+        paced = b"/paced/" in head or PACED in body
         if b"/embeddings " in head:
             self.transport.write(VECTORS)
-        elif b'"stream":true' not in body.replace(b" ", b""):
+        elif b'"stream":true' not in body:
             self.transport.write(WHOLE)
         else:
-            self.stream = asyncio.ensure_future(self._send(GAP_S if b"/paced/" in head else 0.0))
+            self.stream = asyncio.ensure_future(self._send(GAP_S if paced else 0.0))
 
     async def _send(self, gap_s: float) -> None:
         self.transport.write(STREAM_HEAD)
