@@ -8,6 +8,7 @@ from typing import Any, Literal, Required, get_args, get_origin, get_type_hints
 import pytest
 from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_params
+from pydantic import ValidationError
 
 from sluicegate import ChatRequest, CompletionRequest, EmbeddingRequest, requests
 from sluicegate.api.body import parse
@@ -170,6 +171,25 @@ def test_every_class_is_compared():
 @pytest.mark.parametrize(("kind", "names"), OUR_OWN.items())
 def test_azures_own_objects_have_the_fields_of_the_specs(kind, names):
     assert field_names(kind) == names
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (ChatRequest, {"messages": [5] * 100}),
+        (ChatRequest, {"messages": [{"role": "user", "content": [5] * 100}]}),
+        (ChatRequest, {"messages": [{"role": "assistant", "tool_calls": [5] * 100}]}),
+        (ChatRequest, {"messages": [], "tools": [5] * 100, "functions": [5] * 100, "stop": [5] * 100}),
+        (ChatRequest, {"messages": [], "modalities": [5] * 100, "data_sources": [5] * 100}),
+        (CompletionRequest, {"prompt": [-1] * 100}),
+        (EmbeddingRequest, {"input": [[-1]] * 100}),
+    ],
+)
+def test_one_bad_element_of_a_list_is_enough(kind, fields):
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate_json(json.dumps(fields))
+
+    assert caught.value.error_count() < 10
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------

@@ -67,11 +67,6 @@ class _Finding:
     value: Any
 
     @property
-    def is_noise(self) -> bool:
-        """Whether a list counts as too short only because one of its elements failed."""
-        return self.rule == "too_short" and len(self.value) >= self.context["min_length"]
-
-    @property
     def is_of_wrong_type(self) -> bool:
         return self.rule in _TYPES or (self.rule == "literal_error" and not isinstance(self.value, str))
 
@@ -94,8 +89,10 @@ def _finding(kind: type[Request], document: Any, error: ErrorDetails) -> _Findin
 
 
 def _first(findings: list[_Finding]) -> InvalidRequest:
-    """Return the first problem; where a value may be of several kinds, that of the kind it comes closest to."""
-    findings = [finding for finding in findings if not finding.is_noise]
+    """Return the first problem; where a value may be of several kinds, that of the kind it comes closest to.
+
+    A list whose element failed is reported as too short as well, but later and less deep than the element.
+    """
     finding = findings[0]
     if finding.union is None:
         return _worded(finding, [finding])

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -88,6 +89,14 @@ async def test_a_filtered_choice_ends_with_the_verdict():
     assert (end["delta"], end["finish_reason"], end["content_filter_results"]) == ({}, "content_filter", HATE)
 
 
+async def test_the_last_text_of_a_filtered_choice_does_not_hide_the_verdict():
+    chunk = Chunk("Hi", finish_reason="content_filter", content_filter_results=HATE)
+
+    received = await frames(events(answer(chunk), chat(stream=True), ENVELOPE))
+
+    assert received[-2]["choices"][0]["content_filter_results"] == HATE
+
+
 async def test_a_verdict_without_text_comes_in_an_empty_delta():
     received = await frames(events(answer(Chunk(content_filter_results=SAFE), STOP), chat(stream=True), ENVELOPE))
 
@@ -110,6 +119,25 @@ async def test_log_probabilities_travel_with_their_text_and_are_merged():
 
     assert received[1]["choices"][0]["logprobs"] == {"content": LOGPROBS}
     assert collected["choices"][0]["logprobs"] == {"content": LOGPROBS * 2, "refusal": None}
+
+
+async def test_log_probabilities_are_sent_once():
+    with_text = Chunk("Hi", logprobs={"content": LOGPROBS}, finish_reason="stop")
+    without = Chunk(logprobs={"content": LOGPROBS}, finish_reason="stop")
+
+    received = await frames(events(answer(with_text), chat(stream=True), ENVELOPE))
+    received += await frames(events(answer(without), chat(stream=True), ENVELOPE))
+
+    sent = [frame["choices"][0]["logprobs"] for frame in received if frame != "[DONE]"]
+    assert sent == [None, {"content": LOGPROBS}, None, None, {"content": LOGPROBS}]
+
+
+async def test_a_verdict_may_be_any_mapping():
+    chunk = Chunk("Hi", finish_reason="stop", content_filter_results=MappingProxyType(SAFE))
+
+    received = await frames(events(answer(chunk), chat(stream=True), ENVELOPE))
+
+    assert received[1]["choices"][0]["content_filter_results"] == SAFE
 
 
 async def test_log_probabilities_that_json_cannot_express_are_null():

@@ -1,5 +1,7 @@
 import asyncio
+import gc
 import logging
+import sys
 
 import anyio
 import pytest
@@ -33,7 +35,8 @@ class Connection:
         if self.gone.is_set() and self.scope is NEW:
             raise OSError("gone")
         self.sent.append(message)
-        self.arrived.set()
+        if message.get("body"):
+            self.arrived.set()
         await asyncio.sleep(0)
 
     async def serve(self, response):
@@ -77,6 +80,7 @@ class Source:
 
     def __init__(self, *frames, error=None, hang=False, slow_close=None):
         self.ended = None
+        self.closing = asyncio.Event()
         self._frames, self._error, self._hang, self._slow_close = frames, error, hang, slow_close
         self.frames = self._run()
 
@@ -90,6 +94,7 @@ class Source:
             if self._hang:
                 await asyncio.Event().wait()
         finally:
+            self.closing.set()
             if self._slow_close:
                 await self._slow_close.wait()
             self.ended = "closed"
@@ -212,6 +217,7 @@ async def test_closing_is_not_cut_short_by_the_caller_who_left(scope):
         serving = tasks.create_task(connection.serve(stream(source)))
         await connection.arrived.wait()
         connection.gone.set()
+        await source.closing.wait()
         await anyio.wait_all_tasks_blocked()
         assert not serving.done()
         retained.set()
@@ -229,6 +235,38 @@ async def test_cancelling_the_server_still_closes_the_answer():
     with pytest.raises(asyncio.CancelledError):
         await serving
     assert source.ended == "closed"
+
+
+@VERSIONS
+async def test_a_cancelled_scope_around_the_response_does_not_cut_closing_short(scope):
+    retained = asyncio.Event()
+    source, connection = Source(*[b"data: 1\n\n"] * 1000, slow_close=retained), Connection(scope)
+
+    async with anyio.create_task_group() as middleware:
+        middleware.start_soon(connection.serve, stream(source))
+        await connection.arrived.wait()
+        middleware.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await source.closing.wait()
+            await anyio.wait_all_tasks_blocked()
+            retained.set()
+
+    assert source.ended == "closed"
+
+
+async def test_no_generator_is_left_to_the_garbage_collector():
+    left, connection = [], Connection(OLD)
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(finalizer=left.append)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(connection.serve(stream(Source(*[b"data: 1\n\n"] * 1000))))
+        await connection.arrived.wait()
+        connection.gone.set()
+    gc.collect()
+    sys.set_asyncgen_hooks(*hooks)
+
+    assert left == []
 
 
 async def test_a_failure_while_closing_is_logged_without_its_message(caplog):
