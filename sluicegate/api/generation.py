@@ -44,6 +44,31 @@ class Envelope:
         return fields
 
 
+class Resumed:
+    """An answer whose first chunk was already taken; closing it closes the answer, which a generator not begun would not.
+
+    The first chunk decides the HTTP status, so it is taken before the answer is rendered.
+    """
+
+    def __init__(self, first: Chunk, rest: AsyncIterator[Chunk]) -> None:
+        self._first: Chunk | None = first
+        self._rest = rest
+
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        if self._first is None:
+            return await anext(self._rest)
+        first, self._first = self._first, None
+        return first
+
+    async def aclose(self) -> None:
+        """Close the answer."""
+        async with closing(self._rest):
+            pass
+
+
 class Frames:
     """Writes the frames of one streamed answer.
 
