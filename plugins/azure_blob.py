@@ -19,7 +19,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from sluicegate import hookimpl
-from sluicegate.errors import BlobChanged, BlobExists, BlobNotFound, StorageUnavailable
+from sluicegate.errors import BlobChanged, BlobExists, BlobNotFound, StartupError, StorageUnavailable
 from sluicegate.services import Blob, BlobInfo, BlobStore, check_names
 
 if TYPE_CHECKING:
@@ -35,9 +35,7 @@ LARGE_BYTES = 1 << 20
 MAX_BYTES = 5000 << 20
 _CLOUDS = r"core\.windows\.net|storage\.azure\.net|core\.usgovcloudapi\.net|core\.chinacloudapi\.cn"
 _ENDPOINT = re.compile(rf"https://[a-z0-9]{{3,24}}\.(z\d+\.)?blob\.({_CLOUDS})/?")
-_CONNECTION_STRING = re.compile(
-    r"(\w+=[^;]*;)*(UseDevelopmentStorage=true|(AccountName|BlobEndpoint)=[^;]+)(;.*)?", re.I
-)
+_SETTINGS = {"accountname", "blobendpoint", "usedevelopmentstorage"}
 
 
 @hookimpl
@@ -45,9 +43,12 @@ def open_storage(url: str) -> BlobStore | None:
     """Open a blob endpoint by identity, or a connection string."""
     if _ENDPOINT.fullmatch(url):
         return AzureBlobs(endpoint=url)
-    if _CONNECTION_STRING.fullmatch(url):
-        return AzureBlobs(connection_string=url)
-    return None
+    settings = url.rstrip(";").split(";")
+    if _SETTINGS.isdisjoint(setting.partition("=")[0].lower() for setting in settings):
+        return None
+    if not all("=" in setting for setting in settings):
+        raise StartupError("the storage connection string is malformed: a setting has no value")
+    return AzureBlobs(connection_string=url)
 
 
 class AzureBlobs:

@@ -3,6 +3,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from plugins import local_folder
 from sluicegate import retention
 from sluicegate.errors import PluginFailed, PurgeIncomplete, StorageUnavailable
 from sluicegate.testing import FrozenClock, MemoryKeys, MemoryStorage
@@ -48,9 +49,11 @@ def clock():
     return FrozenClock(NEW_YEAR + 12 * HOUR)
 
 
-@pytest.fixture
-def blobs():
-    return MemoryStorage()
+@pytest.fixture(params=["memory", "folder"])
+async def blobs(request, tmp_path):
+    store = MemoryStorage() if request.param == "memory" else local_folder.open_storage(f"folder:{tmp_path}/storage")
+    yield store
+    await store.close()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from plugins import local_folder
 from sluicegate.errors import KeyUnavailable, PurgeIncomplete, SealBroken, StorageUnavailable
 from sluicegate.services import WrappedKey
 from sluicegate.testing import FrozenClock, MemoryKeys, MemoryStorage
@@ -64,9 +65,11 @@ def clock():
     return FrozenClock(NEW_YEAR + 12 * HOUR)
 
 
-@pytest.fixture
-def blobs():
-    return MemoryStorage()
+@pytest.fixture(params=["memory", "folder"])
+async def blobs(request, tmp_path):
+    store = MemoryStorage() if request.param == "memory" else local_folder.open_storage(f"folder:{tmp_path}/storage")
+    yield store
+    await store.close()
 
 
 @pytest.fixture
