@@ -1,0 +1,1 @@
+"""Measure the content classifier on any labelled file."""

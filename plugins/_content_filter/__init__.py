@@ -1,0 +1,1 @@
+"""Classify text for hate, sexual content, violence, self-harm and prompt attacks, offline."""

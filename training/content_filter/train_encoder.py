@@ -1,0 +1,227 @@
+"""Fine-tune the encoder on the pool and the written texts; interrupt it at any time and run the same command again.
+
+A checkpoint is written every few minutes. The first stage leaves out the sources in ``data.UNSEEN``, the second has all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as f
+
+from plugins._content_filter.normalise import normalise
+from plugins._content_filter.wordpiece import WordPiece
+from training.content_filter.data import HEADS, UNSEEN, Row, rows, written
+from training.content_filter.network import Encoder, pretrained
+
+WINDOW, LONG_WINDOW = 112, 256
+HEAD_WEIGHT = torch.tensor([1.0, 1.2, 0.4, 1.5, 1.5, 2.0, 1.5, 1.5])
+POSITIVE_WEIGHT = torch.tensor([1.0, 1.0, 1.0, 2.0, 2.0, 3.0, 1.5, 1.0])
+SECONDS_BETWEEN_CHECKPOINTS = 180
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Tokenised rows: ids, labels (-1 unknown) and weights."""
+
+    ids: list[list[int]]
+    labels: NDArray[np.float32]
+    weights: NDArray[np.float32]
+
+
+def tokenise(found: list[Row], tokeniser: WordPiece) -> Examples:
+    """Return the rows as token ids, each head's label or -1, and loss weights."""
+    ids = [tokeniser.encode(normalise(row.text, tokeniser.words)) for row in found]
+    labels = np.array([[row.labels.get(head, -1) for head in HEADS] for row in found], np.float32)
+    return Examples(ids, labels, np.array([row.weight for row in found], np.float32))
+
+
+def batches(examples: Examples, order: NDArray[np.int64], tokens: int) -> list[NDArray[np.int64]]:
+    """Cut ``order`` into batches of similar length and at most ``tokens`` padded tokens, themselves in random order."""
+    length = np.array([min(len(ids), LONG_WINDOW) for ids in examples.ids])[order]
+    by_length = order[np.argsort(length + np.random.rand(len(order)) * 6, kind="stable")]
+    found: list[NDArray[np.int64]] = []
+    start = 0
+    while start < len(by_length):
+        longest, end = 0, start
+        while end < len(by_length):
+            longest = max(longest, min(len(examples.ids[by_length[end]]), LONG_WINDOW) + 2)
+            if (end + 1 - start) * longest > tokens or end - start >= 128:
+                break
+            end += 1
+        found.append(by_length[start : max(end, start + 1)])
+        start = max(end, start + 1)
+    np.random.shuffle(found)
+    return found
+
+
+def padded(windows: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Return ids between [CLS] and [SEP], padded, and the mask of what is text."""
+    longest = max(map(len, windows)) + 2
+    ids = torch.zeros(len(windows), longest, dtype=torch.long)
+    mask = torch.zeros(len(windows), longest, dtype=torch.bool)
+    for row, window in enumerate(windows):
+        ids[row, : len(window) + 2] = torch.tensor([101, *window, 102])
+        mask[row, : len(window) + 2] = True
+    return ids, mask
+
+
+def window(ids: list[int], labels: NDArray[np.float32]) -> list[int]:
+    """Return the part of a text that is shown this time: documents in full, half of the others from a random place."""
+    size = LONG_WINDOW if labels[7] >= 0 else WINDOW
+    start = np.random.randint(len(ids) - size + 1) if len(ids) > size and np.random.rand() < 0.4 else 0
+    return ids[start : start + size]
+
+
+def loss_of(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Return the masked, weighted binary cross-entropy."""
+    known = (labels >= 0).float() * HEAD_WEIGHT * weights[:, None]
+    smooth = labels.clamp(0, 1) * 0.96 + 0.02
+    each = f.binary_cross_entropy_with_logits(logits, smooth, pos_weight=POSITIVE_WEIGHT, reduction="none")
+    return (each * known).sum() / known.sum().clamp(min=1.0)
+
+
+def parameter_groups(model: Encoder, rate: float, frozen: int) -> list[dict[str, object]]:
+    """Freeze the embeddings and the lowest layers; let lower layers move less than upper ones, and the heads most."""
+    for part in (model.words, model.positions, model.norm, *model.layers[:frozen]):
+        part.requires_grad_(False)
+    model.kind.requires_grad_(False)
+    groups: list[dict[str, object]] = [
+        {"params": list(model.exits.parameters()), "peak": rate * 8, "weight_decay": 0.01}
+    ]
+    for number, layer in enumerate(model.layers[frozen:], frozen):
+        groups.append({"params": list(layer.parameters()), "peak": rate * 0.85 ** (5 - number), "weight_decay": 0.01})
+    return groups
+
+
+def sample(found: list[Row], labels: NDArray[np.float32], largest: int) -> NDArray[np.int64]:
+    """Return one epoch's rows: big benign or one-note sources are thinned, rare positives come twice."""
+    sources: dict[str, int] = {}
+    for row in found:
+        sources[row.source] = sources.get(row.source, 0) + 1
+    chance = np.array([min(1.0, (largest / sources[row.source]) ** 0.5) for row in found])
+    rare = (labels[:, 3:8] == 1).any(1)
+    picked = np.flatnonzero(np.random.rand(len(found)) < np.where(rare, 1.0, chance))
+    return np.concatenate([picked, np.flatnonzero(rare)])
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Run one stage to its end, from its checkpoint if there is one."""
+    tokeniser = WordPiece((arguments.base / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n"))
+    found = [row for row in rows(arguments.pool, "train") if arguments.stage > 1 or row.source not in UNSEEN]
+    if arguments.written:
+        found += list(written(arguments.written, "train"))
+    examples = tokenise(found, tokeniser)
+    model = pretrained(arguments.base / "model.safetensors", len(HEADS))
+    if arguments.start:
+        model.load_state_dict(torch.load(arguments.start)["model"])
+    optimiser = torch.optim.AdamW(parameter_groups(model, arguments.rate, arguments.frozen), lr=0.0, betas=(0.9, 0.98))
+    state = {"epoch": 0, "step": 0, "batch": 0}
+    if arguments.out.exists():
+        saved = torch.load(arguments.out)
+        model.load_state_dict(saved["model"])
+        optimiser.load_state_dict(saved["optimiser"])
+        state = saved["state"]
+    run_epochs(arguments, model, optimiser, found, examples, state)
+
+
+def run_epochs(
+    arguments: argparse.Namespace,
+    model: Encoder,
+    optimiser: torch.optim.Optimizer,
+    found: list[Row],
+    examples: Examples,
+    state: dict[str, int],
+) -> None:
+    """Train epoch by epoch; an epoch's order depends on the seed and its number only."""
+    model.train()
+    saved_at = logged_at = time.monotonic()
+    total = 0
+    mean = 0.0
+    for epoch in range(state["epoch"], arguments.epochs):
+        np.random.seed(arguments.seed + epoch)
+        torch.manual_seed(arguments.seed + epoch)
+        plan = batches(examples, sample(found, examples.labels, arguments.largest), arguments.tokens)
+        total = total or len(plan) * arguments.epochs
+        for number, picked in enumerate(plan):
+            if number < state["batch"]:
+                continue
+            schedule(optimiser, state["step"], total)
+            mean = 0.98 * mean + 0.02 * step(model, optimiser, examples, picked, arguments.dropout)
+            state = {"epoch": epoch, "step": state["step"] + 1, "batch": number + 1}
+            if state["step"] % 20 == 0:
+                rate = 20 / (time.monotonic() - logged_at)
+                logged_at = time.monotonic()
+                print(f"epoch {epoch} step {state['step']}/{total} loss {mean:.4f} {rate:.2f} steps/s", flush=True)
+            if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
+                save(arguments.out, model, optimiser, state)
+                saved_at = time.monotonic()
+        state = {"epoch": epoch + 1, "step": state["step"], "batch": 0}
+    save(arguments.out, model, optimiser, state)
+    print("done", flush=True)
+
+
+def schedule(optimiser: torch.optim.Optimizer, step: int, total: int) -> None:
+    """Warm up over 4 % of the steps, then fall to a twentieth along a cosine."""
+    warm = min(1.0, (step + 1) / (0.04 * total))
+    factor = warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total))))
+    for group in optimiser.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+def step(
+    model: Encoder, optimiser: torch.optim.Optimizer, examples: Examples, picked: NDArray[np.int64], dropout: float
+) -> float:
+    """Take one optimiser step; the early exit learns from the labels and from the last layer."""
+    ids, mask = padded([window(examples.ids[row], examples.labels[row]) for row in picked])
+    labels, weights = torch.from_numpy(examples.labels[picked]), torch.from_numpy(examples.weights[picked])
+    with torch.autocast("cpu", torch.bfloat16):
+        early, late = model(ids, mask, dropout)
+    taught = f.binary_cross_entropy_with_logits(early, late.detach().sigmoid(), reduction="none") * HEAD_WEIGHT
+    loss = loss_of(late, labels, weights) + 0.3 * loss_of(early, labels, weights) + 0.3 * taught.mean()
+    optimiser.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimiser.step()
+    return loss.item()
+
+
+def save(path: Path, model: Encoder, optimiser: torch.optim.Optimizer, state: dict[str, int]) -> None:
+    """Write the checkpoint whole or not at all."""
+    part = path.with_suffix(".part")
+    torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "state": state}, part)
+    part.replace(path)
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pool", type=Path, required=True, help="folder with train.jsonl and val.jsonl")
+    parser.add_argument("--written", type=Path, help="texts written for the project")
+    parser.add_argument("--base", type=Path, required=True, help="folder with model.safetensors and vocab.txt")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write, and to resume from")
+    parser.add_argument("--start", type=Path, help="checkpoint of the stage before")
+    parser.add_argument("--stage", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=2e-4)
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--tokens", type=int, default=3072, help="padded tokens per batch")
+    parser.add_argument("--largest", type=int, default=2000, help="sources beyond this size are thinned")
+    parser.add_argument("--frozen", type=int, default=2, help="lowest layers that stay as they are")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    train(arguments)
+
+
+if __name__ == "__main__":
+    main()
