@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from sluicegate import Chunk, InvalidRequest, Usage
@@ -13,6 +13,9 @@ from sluicegate import Chunk, InvalidRequest, Usage
 Send: TypeAlias = Callable[[Chunk], Awaitable[None]]
 Choice: TypeAlias = Callable[[Send], Awaitable[None]]
 """Writes one choice, chunk by chunk."""
+_Item: TypeAlias = Chunk | Exception | None
+"""A chunk, what ended the answer badly, or None when nobody writes any more."""
+_MUCH = 256
 
 
 @dataclass(slots=True)
@@ -20,18 +23,16 @@ class Meter:
     """The tokens of one request so far, over all its choices.
 
     Attributes:
-        prompt_tokens: Of each prompt once, however many choices it has.
-        generated: By run of the runtime.
-        cached: By prompt, as far as known.
+        prompt_tokens: Of each prompt once, however many choices it has; ``cached_tokens`` likewise.
     """
 
     prompt_tokens: int
-    generated: dict[object, int] = field(default_factory=dict)
-    cached: dict[object, int] = field(default_factory=dict)
+    completion_tokens: int = 0
+    cached_tokens: int = 0
 
     @property
     def usage(self) -> Usage:
-        return Usage(self.prompt_tokens, sum(self.generated.values()), sum(self.cached.values()))
+        return Usage(self.prompt_tokens, self.completion_tokens, self.cached_tokens)
 
 
 def budget(prompt_tokens: int, asked: int | None, default: int, context_length: int, param: str) -> int:
@@ -74,13 +75,20 @@ def refuse_huge(length: int, longest_token: int, context_length: int, param: str
 
 
 async def merged(choices: Sequence[Choice], parallel: int) -> AsyncGenerator[Chunk]:
-    """Yield the chunks of all choices as they come, ``parallel`` choices at a time; the first failure ends all."""
+    """Yield the chunks of all choices as they come, ``parallel`` choices at a time; the first failure ends all.
+
+    A choice that was begun is written to its end however slow the reader is, because it holds a slot of the model; with
+    much unread, no other one is begun.
+    """
     waiting = deque(choices)
-    ready: asyncio.Queue[Chunk | Exception | None] = asyncio.Queue(parallel)
-    tasks = [asyncio.create_task(_work(waiting, ready)) for _ in range(min(parallel, len(choices)))]
+    ready: asyncio.Queue[_Item] = asyncio.Queue()
+    room = asyncio.Event()
+    tasks = [asyncio.create_task(_work(waiting, ready, room)) for _ in range(min(parallel, len(choices)))]
     try:
         working = len(tasks)
         while working:
+            if ready.qsize() <= _MUCH:
+                room.set()
             item = await ready.get()
             if isinstance(item, Exception):
                 raise item
@@ -94,11 +102,14 @@ async def merged(choices: Sequence[Choice], parallel: int) -> AsyncGenerator[Chu
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _work(waiting: deque[Choice], ready: asyncio.Queue[Chunk | Exception | None]) -> None:
+async def _work(waiting: deque[Choice], ready: asyncio.Queue[_Item], room: asyncio.Event) -> None:
     end: Exception | None = None
     try:
         while waiting:
             await waiting.popleft()(ready.put)
+            if ready.qsize() > _MUCH:
+                room.clear()
+            await room.wait()
     except Exception as error:  # noqa: BLE001 - raised again where the choices meet
         end = error
     await ready.put(end)

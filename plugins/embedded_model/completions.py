@@ -12,7 +12,7 @@ from typing import Any
 
 from plugins.embedded_model import sampling
 from plugins.embedded_model.choices import Choice, Meter, Send, budget, merged, refuse_huge
-from plugins.embedded_model.engine import Engine, Lease, Piece
+from plugins.embedded_model.engine import Engine, Lease
 from plugins.embedded_model.logprobs import for_completions
 from plugins.embedded_model.release import Release, Unit, unit_of
 from sluicegate import Chunk, CompletionRequest, Unsupported
@@ -120,7 +120,9 @@ class _Writer:
         options = {**plan.options, **sampling.seed(self._request, number), "max_tokens": plan.limit}
         async with aclosing(lease.run(plan.ids, options)) as pieces:
             async for piece in pieces:
-                self._count(lease, plan, number, piece)
+                self._meter.completion_tokens += piece.new
+                if number == 0 and piece.generated == piece.new:
+                    self._meter.cached_tokens += lease.cached or 0
                 units = release.feed(unit_of(piece, self._engine.tokenizer))
                 if release.matched is not None:
                     yield units, "stop"
@@ -133,11 +135,6 @@ class _Writer:
     async def _echo(self, plan: _Plan, index: int, send: Send) -> None:
         if self._request.echo and plan.text:
             await send(Chunk(plan.text, index, usage=self._meter.usage))
-
-    def _count(self, lease: Lease, plan: _Plan, number: int, piece: Piece) -> None:
-        self._meter.generated[plan.number, number] = piece.generated
-        if number == 0:
-            self._meter.cached[plan.number] = lease.cached or 0
 
     def _chunk(self, units: Sequence[Unit], index: int, offset: int, finish: str | None) -> Chunk:
         top, logprobs = self._request.logprobs, None

@@ -36,12 +36,14 @@ class Piece:
 
     Attributes:
         text: Whole characters; the bytes of an unfinished one are held back.
+        new: Tokens it took; more than one for a character of several, none at the end.
         generated: Tokens of this run so far.
         logprobs: The runtime's entries ``{"id", "bytes", "logprob", "top_logprobs"}``, one a token.
         finish_reason: ``stop`` or ``length`` on the last piece.
     """
 
     text: str
+    new: int
     generated: int
     logprobs: tuple[Mapping[str, Any], ...] = ()
     finish_reason: str | None = None
@@ -184,7 +186,7 @@ class Lease:
                 if "prompt_progress" in chunk:
                     self.cached = chunk["prompt_progress"]["cache"] if self.cached is None else self.cached
                     continue
-                piece = _piece(chunk)
+                piece = _piece(chunk, piece.generated if piece else 0)
                 ids += chunk["__verbose"]["tokens"]
                 yield piece
             if piece is None or piece.finish_reason is None:
@@ -229,10 +231,11 @@ class Lease:
             await asyncio.wait([self._run.done])
 
 
-def _piece(chunk: Mapping[str, Any]) -> Piece:
+def _piece(chunk: Mapping[str, Any], before: int) -> Piece:
     if "error" in chunk:
         # Its message may quote the request, so only its kind is passed on.
         raise RuntimeError(f"the runtime refused: {chunk['error'].get('type')}")
     (choice,) = chunk["choices"]
     logprobs = (choice["logprobs"] or {}).get("content", ())
-    return Piece(choice["text"], chunk["__verbose"]["tokens_predicted"], tuple(logprobs), choice["finish_reason"])
+    generated = chunk["__verbose"]["tokens_predicted"]
+    return Piece(choice["text"], generated - before, generated, tuple(logprobs), choice["finish_reason"])

@@ -83,7 +83,10 @@ def _serve(weights: Path, slots: int, context_length: int, threads: int, key: st
     params.verbosity = -1
     params.warmup = False
     try:
-        return xllamacpp.Server(params)
+        server = xllamacpp.Server(params)
+        # A runtime that is dropped before its loop has begun waits for it for ever, so let it do something first.
+        server.handle_completions({"prompt": [0], "max_tokens": 1, "cache_prompt": False, "lora": []})
+        return server
     except (RuntimeError, ValueError) as error:
         raise StartupError(f"chat_weights: the runtime cannot load {weights}") from error
 

@@ -50,7 +50,8 @@ class Writer:
         self._meter = meter
         self._index = index
         self._owner = owner
-        self._spent: dict[str, int] = {}
+        self._spent = 0
+        self._begun = False
 
     async def write(self, send: Send) -> None:
         """Write the choice, its last chunk with a ``finish_reason``."""
@@ -63,12 +64,14 @@ class Writer:
     async def _write_text(self, lease: Lease, send: Send) -> None:
         """Write text, and go on with a tool call when the model begins one."""
         plan, tokenizer = self._plan, self._engine.tokenizer
-        release = Release([*sampling.stops(plan.request), *([CALL_MARK] if plan.tools.functions else [])])
+        stops = sampling.stops(plan.request)
+        may_call = bool(plan.tools.functions) and CALL_MARK not in stops
+        release = Release([*stops, CALL_MARK] if may_call else stops)
         options = await self._text_options(lease)
         written, finish = "", "stop"
         async with aclosing(lease.run(plan.prompt, options)) as pieces:
             async for piece in pieces:
-                self._count(lease, "text", piece)
+                self._count(lease, piece)
                 units = release.feed(unit_of(piece, tokenizer))
                 if piece.finish_reason and release.matched is None:
                     finish = piece.finish_reason
@@ -79,7 +82,7 @@ class Writer:
                     await send(Chunk(text, self._index, logprobs=self._logprobs(units), usage=self._meter.usage))
                 if release.matched is not None:
                     break
-        if release.matched == CALL_MARK and plan.tools.functions:
+        if may_call and release.matched == CALL_MARK:
             await self._write_call(lease, [*plan.prompt, *tokenizer.encode(written)], send)
         else:
             await send(Chunk(index=self._index, finish_reason=finish, usage=self._meter.usage))
@@ -104,7 +107,7 @@ class Writer:
         if options := await self._part_options(lease, prompt, {"enum": names}):
             async with aclosing(lease.run(prompt, options)) as pieces:
                 async for piece in pieces:
-                    self._count(lease, "name", piece)
+                    self._count(lease, piece)
                     text, finish = text + piece.text, piece.finish_reason or finish
         return str(json.loads(text)) if finish == "stop" else None
 
@@ -117,7 +120,7 @@ class Writer:
             return finish
         async with aclosing(lease.run(prompt, options)) as pieces:
             async for piece in pieces:
-                self._count(lease, "arguments", piece)
+                self._count(lease, piece)
                 if piece.text:
                     part = ToolCall(0, arguments=piece.text)
                     await send(Chunk(index=self._index, tool_calls=(part,), usage=self._meter.usage))
@@ -153,7 +156,7 @@ class Writer:
         self, lease: Lease, prompt: Sequence[int], schema: Mapping[str, Any]
     ) -> Mapping[str, Any] | None:
         """Return options for a part of a tool call; None when there is no room for it."""
-        left = min(self._plan.limit - sum(self._spent.values()), self._engine.context_length - len(prompt))
+        left = min(self._plan.limit - self._spent, self._engine.context_length - len(prompt))
         return await lease.constrain(prompt, {**self._options(left), "n_probs": 0}, schema) if left > 0 else None
 
     def _options(self, max_tokens: int) -> dict[str, Any]:
@@ -161,11 +164,12 @@ class Writer:
 
     # --- numbers -----------------------------------------------------------------------------------------------------
 
-    def _count(self, lease: Lease, part: str, piece: Piece) -> None:
-        self._spent[part] = piece.generated
-        self._meter.generated[self._index] = sum(self._spent.values())
-        if self._index == 0:
-            self._meter.cached[0] = lease.cached or 0
+    def _count(self, lease: Lease, piece: Piece) -> None:
+        self._spent += piece.new
+        self._meter.completion_tokens += piece.new
+        if self._index == 0 and not self._begun:
+            self._meter.cached_tokens = lease.cached or 0
+        self._begun = True
 
     def _logprobs(self, units: Sequence[Unit]) -> Mapping[str, Any] | None:
         request = self._plan.request

@@ -170,6 +170,17 @@ async def test_a_schema_that_cannot_be_kept_is_refused_by_name(chat, schema):
     assert (refused.value.code, refused.value.param) == ("unsupported_schema", "response_format")
 
 
+async def test_the_runtime_writes_nothing_to_the_log(chat, capfd):
+    secret = "kingfisher"
+
+    await chat(f"Say {secret}.", stop=[secret], max_tokens=2)
+    with pytest.raises(Unsupported):
+        await chat(f"Say {secret}.", response_format=json_format({"not": {"const": secret}}))
+
+    written = capfd.readouterr()
+    assert (written.out, written.err) == ("", "")
+
+
 async def test_a_huge_schema_is_refused(chat):
     with pytest.raises(Unsupported, match="at most 65536 characters"):
         await chat("Hi", response_format=json_format({"enum": ["x" * 66_000]}))

@@ -107,10 +107,9 @@ async def test_the_event_loop_runs_on_while_the_model_thinks(engine: Engine):
 async def test_another_caller_with_the_same_prompt_learns_nothing_of_the_first(engine: Engine):
     prompt = engine.tokenizer.encode("My name is Ann and I have a secret, which is")
 
-    await read(engine, prompt)
-    _, cached = await read(engine, prompt)
+    cached = [(await read(engine, prompt))[1] for _ in range(engine.parallel * 2)]
 
-    assert cached == 0
+    assert cached == [0] * engine.parallel * 2
 
 
 async def test_a_conversation_goes_on_where_it_ended(engine: Engine):
