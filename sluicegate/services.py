@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 _CONTAINER = re.compile(r"(?=.{3,63}\Z)[a-z0-9]+(?:-[a-z0-9]+)*")
 _SEGMENT = r"[A-Za-z0-9](?:[A-Za-z0-9._=@+-]{0,198}[A-Za-z0-9_=@+-])?"
 _BLOB = re.compile(rf"(?=.{{1,1024}}\Z){_SEGMENT}(?:/{_SEGMENT})*")
 _KEY = re.compile(r"[a-z0-9-]{1,100}")
+_REFERENCE = re.compile(r"([A-Za-z0-9-]{1,127})(?:/([A-Za-z0-9]{1,64}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class WrappedKey:
     """A data key that only the key service can open.
 
     Attributes:
-        key_id: The wrapping key's identifier, version included.
+        key_id: The wrapping key's identifier; it ends in ``NAME/VERSION``.
         algorithm: ``A256KW`` or ``RSA-OAEP-256``.
         ciphertext: The wrapped bytes.
     """
@@ -95,19 +97,43 @@ class WrappedKey:
     ciphertext: bytes
 
 
-class KeyService(Protocol):
-    """Named keys that wrap data keys and never leave the service.
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A signature that anybody can check with the key's public half.
 
-    Names match ``[a-z0-9-]{1,100}``; anything else is a ``ValueError`` from :func:`check_key_name`. Every method raises
-    ``KeyUnavailable`` when the service cannot be reached.
+    Attributes:
+        key_id: The signing key's identifier; it ends in ``NAME/VERSION``.
+        algorithm: ``ES256``: ECDSA on P-256 over the data's SHA-256.
+        value: 64 bytes, r and s (RFC 7518 §3.4).
+    """
+
+    key_id: str
+    algorithm: str
+    value: bytes
+
+
+class KeyService(Protocol):
+    """Named keys that wrap data keys or sign, and never leave the service.
+
+    Names match ``[a-z0-9-]{1,100}``; anything else is a ``ValueError`` from :func:`check_key_name`. A key that somebody
+    else made is meant by a reference, ``NAME`` or ``NAME/VERSION``, see :func:`key_reference`. A key is made for
+    wrapping or for signing by its first use. Every method raises ``KeyUnavailable`` when the service cannot be reached,
+    and when the key is disabled, expired or of the wrong kind.
     """
 
     async def create(self, name: str) -> None:
-        """Make a key; no-op when it exists."""
+        """Make a key for wrapping; no-op when it exists."""
         ...
 
-    async def wrap(self, name: str, secret: bytes) -> WrappedKey:
-        """Wrap a 32-byte data key, creating the named key first when there is none."""
+    async def wrap(self, name: str, secret: bytes, *, create: bool = True) -> WrappedKey:
+        """Wrap a 32-byte data key under a key's latest version, making the key first when there is none.
+
+        Args:
+            create: False for a key that somebody else made: ``name`` is then a reference, and nothing is made.
+
+        Raises:
+            KeyNotFound: ``create`` is False, and there is no such key or version.
+        """
         ...
 
     async def unwrap(self, wrapped: WrappedKey) -> bytes:
@@ -119,12 +145,41 @@ class KeyService(Protocol):
         """
         ...
 
+    async def sign(self, name: str, data: bytes) -> Signature:
+        """Sign under a key's latest version, making the key first when there is none."""
+        ...
+
+    async def public_key(self, name: str) -> dict[str, str]:
+        """Return the public half of a signing key as a JSON Web Key, for checking signatures without this service.
+
+        Args:
+            name: A reference; a signature's ``key_id`` ends in the one for the version that made it.
+
+        Returns:
+            ``kty``, ``crv``, ``x``, ``y``, ``alg``, and the key's identifier as ``kid``.
+
+        Raises:
+            KeyNotFound: There is no such key or version; none is made.
+        """
+        ...
+
     async def destroy(self, name: str) -> bool:
-        """Destroy a key for good; True when it is proven absent afterwards, recoverable states included."""
+        """Destroy all versions of a key for good; True when it is proven absent, recoverable states included."""
+        ...
+
+    async def recoverable_until(self, name: str) -> datetime | None:
+        """Return until when a deleted key can be brought back; None when it cannot, or was never deleted."""
         ...
 
     async def names(self, prefix: str = "") -> tuple[str, ...]:
-        """Return the names of the keys that begin with ``prefix``, sorted."""
+        """Return the names of the keys that begin with ``prefix``, sorted; deleted ones as long as they are recoverable."""
+        ...
+
+    async def weaknesses(self) -> tuple[str, ...]:
+        """Return what makes ``destroy`` less than final here, a sentence each, for start-up checks and receipts.
+
+        Nothing is made or destroyed to find out, so a service that holds no key yet may know less than later.
+        """
         ...
 
     async def close(self) -> None:
@@ -147,3 +202,16 @@ def check_key_name(name: str) -> None:
     """Raise ``ValueError`` unless every key service can hold a key of that name."""
     if not _KEY.fullmatch(name):
         raise ValueError(f"key name {name!r}: 1 to 100 lower-case letters, digits and hyphens")
+
+
+def key_reference(reference: str) -> tuple[str, str]:
+    """Return name and version of a key that somebody else made; the version is empty for the latest.
+
+    The name of a customer's key in their own vault, ``[A-Za-z0-9-]{1,127}``, alone or with ``/VERSION``: what ARM calls
+    ``keyVaultProperties.keyName`` and ``keyVersion``. Raises ``ValueError`` for anything else.
+
+    Source: Microsoft Learn, "Azure Key Vault keys, secrets and certificates overview", object identifiers.
+    """
+    if match := _REFERENCE.fullmatch(reference):
+        return match[1], match[2] or ""
+    raise ValueError(f"key reference {reference!r}: a name of letters, digits and hyphens, alone or with /VERSION")
