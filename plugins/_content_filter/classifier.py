@@ -148,7 +148,7 @@ class Classifier:
         scores = calibration.probability("early", [linear, halfway.logits])
         if calibration.risk("early", scores, source) < 1:
             return scores
-        return calibration.probability("late", [linear, self._encoder.upper(halfway)])
+        return calibration.probability("late", [linear, halfway.logits, self._encoder.upper(halfway)])
 
     def _scores(self, whole: Floats, source: Source) -> Scores:
         found = {head: round(float(score), 5) for head, score in zip(HEADS, whole, strict=True)}

@@ -26,6 +26,7 @@ Floats = NDArray[np.float32]
 LISTENS = {"attack": ("indirect", "harm"), "indirect": ("attack",), "violence": ("harm",), "selfharm": ("harm",)}
 BENIGN_RATE = {"harm": 0.02, "hate": 0.012, "harass": 0.012, "sexual": 0.006, "violence": 0.008, "selfharm": 0.004}
 BENIGN_RATE |= {"attack": 0.008, "indirect": 0.02}
+USED = {"linear": [0], "early": [0, 1], "late": [0, 1, 2]}
 LOST = 0.02
 
 
@@ -75,7 +76,7 @@ def blend(logits: Floats, labels: Floats, weights: Floats, own: int) -> tuple[Fl
 def blends(logits: Floats, labels: Floats, weights: Floats) -> dict[str, Any]:
     """Return the blend of each stage with the linear one."""
     found = {}
-    for stage, used in {"linear": [0], "early": [0, 1], "late": [0, 2]}.items():
+    for stage, used in USED.items():
         each = [blend(logits[:, used], labels, weights, own) for own in range(len(HEADS))]
         matrix = np.stack([column for column, _ in each], 1).round(5)
         found[stage] = {"weights": matrix.tolist(), "bias": [round(bias, 5) for _, bias in each]}
@@ -84,9 +85,8 @@ def blends(logits: Floats, labels: Floats, weights: Floats) -> dict[str, Any]:
 
 def probabilities(fitted: dict[str, Any], logits: Floats, stage: str) -> Floats:
     """Return what a blend says for all rows."""
-    used = {"linear": [0], "early": [0, 1], "late": [0, 2]}[stage]
     one = fitted[stage]
-    flat = logits[:, used].reshape(len(logits), -1) @ np.array(one["weights"]) + np.array(one["bias"])
+    flat = logits[:, USED[stage]].reshape(len(logits), -1) @ np.array(one["weights"]) + np.array(one["bias"])
     return np.asarray(1 / (1 + np.exp(-flat)), np.float32)
 
 

@@ -150,9 +150,9 @@ def run_epochs(
         np.random.seed(arguments.seed + epoch)
         torch.manual_seed(arguments.seed + epoch)
         plan = batches(examples, sample(found, examples.labels, arguments.largest), arguments.tokens)
-        total = total or len(plan) * arguments.epochs
+        total = total or arguments.steps or len(plan) * arguments.epochs
         for number, picked in enumerate(plan):
-            if number < state["batch"]:
+            if number < state["batch"] or state["step"] >= total:
                 continue
             schedule(optimiser, state["step"], total)
             mean = 0.98 * mean + 0.02 * step(model, optimiser, examples, picked, arguments.dropout)
@@ -211,6 +211,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="checkpoint of the stage before")
     parser.add_argument("--stage", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--steps", type=int, help="stop after so many, and let the learning rate end there")
     parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--tokens", type=int, default=3072, help="padded tokens per batch")
