@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from sluicegate.accounts import Account
 from sluicegate.requests import Request
-from sluicegate.streams import join_call
+from sluicegate.streams import join
 from sluicegate.types import (
     Answer,
     Chunk,
@@ -17,7 +15,6 @@ from sluicegate.types import (
     Model,
     Outcome,
     Principal,
-    ToolCall,
     Usage,
     utc_now,
 )
@@ -85,18 +82,12 @@ class Record:
         return tuple(self._answer(index) for index in sorted(self._pieces))
 
     def _answer(self, index: int) -> Answer:
-        pieces = self._pieces[index]
-        calls: dict[int, ToolCall] = {}
-        for call in (call for piece in pieces for call in piece.tool_calls):
-            calls[call.index] = join_call(calls.get(call.index), call)
-        results: dict[str, Mapping[str, Any]] = {}
-        for piece in pieces:
-            results.update(piece.content_filter_results)
+        whole = join(self._pieces[index])
         return Answer(
-            text="".join(piece.text for piece in pieces),
-            tool_calls=tuple(calls[number] for number in sorted(calls)),
-            refusal="".join(piece.refusal for piece in pieces),
+            text=whole.text,
+            tool_calls=whole.tool_calls,
+            refusal=whole.refusal,
             withheld=self.withheld.get(index, ""),
-            finish_reason=next((piece.finish_reason for piece in reversed(pieces) if piece.finish_reason), None),
-            content_filter_results=results,
+            finish_reason=whole.finish_reason,
+            content_filter_results=whole.content_filter_results,
         )

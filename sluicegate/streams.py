@@ -7,9 +7,9 @@ Each works on one choice. What a filter does must not depend on how the model cu
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import replace
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from sluicegate.errors import Refused
 from sluicegate.types import Chunk, FilterResults, ToolCall
@@ -17,27 +17,34 @@ from sluicegate.types import Chunk, FilterResults, ToolCall
 
 async def collect(chunks: AsyncIterator[Chunk]) -> Chunk:
     """Return a whole choice as one chunk: texts and arguments joined, the last finish reason, merged verdicts."""
-    whole = Chunk()
-    calls: dict[int, ToolCall] = {}
-    async for chunk in chunks:
-        for call in chunk.tool_calls:
-            calls[call.index] = join_call(calls.get(call.index), call)
-        whole = replace(
-            whole,
-            index=chunk.index,
-            text=whole.text + chunk.text,
-            refusal=whole.refusal + chunk.refusal,
-            finish_reason=chunk.finish_reason or whole.finish_reason,
-            content_filter_results={**whole.content_filter_results, **chunk.content_filter_results},
-        )
-    return replace(whole, tool_calls=tuple(calls[index] for index in sorted(calls)))
+    return join([chunk async for chunk in chunks])
 
 
-def join_call(call: ToolCall | None, piece: ToolCall) -> ToolCall:
-    """Return a tool call with one more piece of it."""
-    if call is None:
-        return piece
-    return ToolCall(call.index, call.id or piece.id, call.name or piece.name, call.arguments + piece.arguments)
+def join(pieces: Sequence[Chunk]) -> Chunk:
+    """Return the pieces of one choice as one chunk, as :func:`collect` does."""
+    calls: dict[int, list[ToolCall]] = {}
+    for call in (call for piece in pieces for call in piece.tool_calls):
+        calls.setdefault(call.index, []).append(call)
+    results: dict[str, Mapping[str, Any]] = {}
+    for piece in pieces:
+        results.update(piece.content_filter_results)
+    return Chunk(
+        text="".join(piece.text for piece in pieces),
+        index=pieces[-1].index if pieces else 0,
+        tool_calls=tuple(_join_call(calls[index]) for index in sorted(calls)),
+        refusal="".join(piece.refusal for piece in pieces),
+        finish_reason=next((piece.finish_reason for piece in reversed(pieces) if piece.finish_reason), None),
+        content_filter_results=results,
+    )
+
+
+def _join_call(pieces: Sequence[ToolCall]) -> ToolCall:
+    return ToolCall(
+        pieces[0].index,
+        next((piece.id for piece in pieces if piece.id), None),
+        next((piece.name for piece in pieces if piece.name), None),
+        "".join(piece.arguments for piece in pieces),
+    )
 
 
 async def by_word(chunks: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
@@ -46,19 +53,22 @@ async def by_word(chunks: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
     Log-probabilities describe the model's own cuts, so a chunk whose text was re-cut loses them. Tool calls and refusals
     pass as they are.
     """
-    held = ""
+    held: list[str] = []
     index = 0
     async for chunk in chunks:
         index = chunk.index
-        text = held + chunk.text
-        count = len(text) if chunk.finish_reason is not None else _after_last_space(text)
-        held, sent = text[count:], text[:count]
+        count = len(chunk.text) if chunk.finish_reason is not None else _after_last_space(chunk.text)
+        sent = ""
+        if count or chunk.finish_reason is not None:
+            sent = "".join(held) + chunk.text[:count]
+            held.clear()
+        held.append(chunk.text[count:])
         if sent == chunk.text:
             yield chunk
         elif sent or chunk.tool_calls or chunk.refusal or chunk.finish_reason or chunk.content_filter_results:
             yield replace(chunk, text=sent, logprobs=None)
-    if held:
-        yield Chunk(held, index=index)
+    if any(held):
+        yield Chunk("".join(held), index=index)
 
 
 def _after_last_space(text: str) -> int:
@@ -96,42 +106,49 @@ async def hold_back(chunks: AsyncIterator[Chunk], scanner: Callable[[str], Scann
     """Pass chunks on as they are, each as soon as every scanner lets all of it go.
 
     When a scanner stops the answer, what precedes the stop is sent, whatever the cuts were, and
-    :class:`~sluicegate.Refused` is raised with the scanner's verdicts.
+    :class:`~sluicegate.Refused` is raised with the scanner's verdicts. What is held when the stream ends without a
+    ``finish_reason`` is never sent.
 
     Args:
         scanner: Makes the scanner of a channel: ``text``, ``refusal``, ``tool_calls[0].name``, ``tool_calls[0].arguments``.
     """
     channels: dict[str, _Channel] = {}
-    waiting: deque[Chunk] = deque()
+    waiting: deque[_Waiting] = deque()
     async for chunk in chunks:
-        waiting.append(chunk)
+        received = []
+        for name, piece in _pieces(chunk):
+            if name not in channels:
+                channels[name] = _Channel(scanner(name))
+            received.append((channels[name], piece))
+        waiting.append(_Waiting(chunk, [(channel, channel.receive(piece)) for channel, piece in received]))
         try:
-            for name, piece in _pieces(chunk):
-                channel = channels.get(name) or channels.setdefault(name, _Channel(scanner(name)))
-                channel.feed(piece, name.endswith(".name"))
+            for channel, piece in received:
+                channel.feed(piece, False)
             if chunk.finish_reason is not None:
                 for channel in channels.values():
                     channel.feed("", True)
         except StopAt as stop:
-            for ready in _ready(waiting, channels):
-                yield ready
-            if waiting and (rest := _partial(waiting[0], channels)):
-                yield rest
+            for ready in _ready(waiting):
+                yield replace(ready, finish_reason=None) if ready.finish_reason else ready
+            for part in _parts(waiting[0]) if waiting else ():
+                yield part
             raise Refused(stop.results) from None
-        for ready in _ready(waiting, channels):
+        for ready in _ready(waiting):
             yield ready
-    for chunk in waiting:
-        # No finish_reason came: the core fails the answer, so nothing that was held may go.
-        yield replace(chunk, text="", refusal="", tool_calls=(), logprobs=None)
 
 
 class _Channel:
-    """How far a channel was received, may go, and went; in characters."""
+    """How much of a channel was received, and how much of that may go; in characters."""
 
     def __init__(self, scanner: Scanner) -> None:
         self._scanner = scanner
+        self._received = 0
         self.allowed = 0
-        self.sent = 0
+
+    def receive(self, text: str) -> int:
+        """Return where ``text``, the next piece, ends."""
+        self._received += len(text)
+        return self._received
 
     def feed(self, text: str, final: bool) -> None:
         try:
@@ -139,6 +156,19 @@ class _Channel:
         except StopAt as stop:
             self.allowed = stop.count
             raise
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A chunk, and where each of its pieces ends in its channel."""
+
+    chunk: Chunk
+    ends: list[tuple[_Channel, int]]
+
+
+def _ready(waiting: deque[_Waiting]) -> Iterator[Chunk]:
+    while waiting and all(end <= channel.allowed for channel, end in waiting[0].ends):
+        yield waiting.popleft().chunk
 
 
 def _pieces(chunk: Chunk) -> Iterator[tuple[str, str]]:
@@ -153,18 +183,34 @@ def _pieces(chunk: Chunk) -> Iterator[tuple[str, str]]:
             yield f"tool_calls[{call.index}].arguments", call.arguments
 
 
-def _ready(waiting: deque[Chunk], channels: dict[str, _Channel]) -> Iterator[Chunk]:
-    while waiting:
-        pieces = list(_pieces(waiting[0]))
-        if any(channels[name].sent + len(piece) > channels[name].allowed for name, piece in pieces):
-            return
-        for name, piece in pieces:
-            channels[name].sent += len(piece)
-        yield waiting.popleft()
+def _parts(held: _Waiting) -> Iterator[Chunk]:
+    """Yield what may go of a chunk that may not go whole: its pieces, up to and into the first that is held."""
+    ends = iter(held.ends)
+    for part in _split(held.chunk):
+        for name, text in _pieces(part):
+            channel, end = next(ends)
+            if end > channel.allowed:
+                count = channel.allowed - (end - len(text))
+                if count > 0 and not name.endswith(".name"):
+                    yield _with_text(part, text[:count])
+                return
+        yield part
 
 
-def _partial(chunk: Chunk, channels: dict[str, _Channel]) -> Chunk | None:
-    """Return the part of a chunk's text that may go, if there is any; of a tool call nothing goes in part."""
-    channel = channels.get("text")
-    text = chunk.text[: channel.allowed - channel.sent] if channel else ""
-    return Chunk(text, index=chunk.index) if text else None
+def _split(chunk: Chunk) -> Iterator[Chunk]:
+    """Yield a chunk's pieces as chunks of their own, in the order of :func:`_pieces`."""
+    if chunk.text:
+        yield Chunk(chunk.text, index=chunk.index)
+    if chunk.refusal:
+        yield Chunk(refusal=chunk.refusal, index=chunk.index)
+    for call in chunk.tool_calls:
+        if call.id or call.name:
+            yield Chunk(tool_calls=(replace(call, arguments=""),), index=chunk.index)
+        if call.arguments:
+            yield Chunk(tool_calls=(replace(call, id=None, name=None),), index=chunk.index)
+
+
+def _with_text(piece: Chunk, text: str) -> Chunk:
+    if piece.tool_calls:
+        return replace(piece, tool_calls=(replace(piece.tool_calls[0], arguments=text),))
+    return replace(piece, refusal=text) if piece.refusal else replace(piece, text=text)

@@ -21,7 +21,7 @@ from sluicegate.errors import (
     Unsupported,
     UpstreamError,
 )
-from sluicegate.requests import ChatRequest, CompletionRequest, EmbeddingRequest
+from sluicegate.requests import CompletionRequest, EmbeddingRequest
 from sluicegate.testing import Assembly, FakeModel, Use, answered, chat_request, plugin_of
 from sluicegate.types import Chunk, Exchange, Outcome, Purged, ToolCall, Usage
 
@@ -858,7 +858,7 @@ async def test_a_reader_who_is_cancelled_twice_does_not_stop_the_retaining(watch
 
 
 async def test_a_reader_who_leaves_stays_cancelled_though_retaining_fails():
-    assembly, first, read = leaving(retaining(raiser(OSError(CANARY))))
+    _, first, read = leaving(retaining(raiser(OSError(CANARY))))
     reader = asyncio.create_task(read())
     await first.wait()
 
