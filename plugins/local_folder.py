@@ -8,8 +8,9 @@ Below ``folder:PATH``::
     .lock                                 held while names change that others may be changing too
 
 A blob is written aside, flushed, then linked or renamed into place and its folder flushed, so it is there whole or not
-at all. What a killed process leaves behind is invisible, and is removed when a store is opened or a container dropped.
-Files have mode 0600, folders 0700. The file system must tell upper from lower case.
+at all. What a killed process leaves behind is invisible, and is removed by the first write of another one, by a drop, and
+by a listing of the containers, which is how a purge begins. Files have mode 0600, folders 0700. The file system must
+tell upper from lower case.
 
 Deleting unlinks; it does not overwrite. What must become unreadable is encrypted, and its key destroyed.
 """
@@ -197,9 +198,14 @@ class _Files:
     def containers(self) -> tuple[str, ...]:
         try:
             with os.scandir(self._root) as entries:
-                return tuple(sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."))
+                names = sorted(entry.name for entry in entries if entry.is_dir())
         except FileNotFoundError:
             return ()
+        if any(name[0] == "." and not self._is_own(name) for name in names):
+            with self._locked():
+                self._sweep()
+            self._remove_dropped()
+        return tuple(name for name in names if name[0] != ".")
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
@@ -283,8 +289,11 @@ class _Files:
         """Remove the staging folders of dead processes; the caller holds the lock."""
         for name in os.listdir(self._root):
             folder = f"{self._root}/{name}"
-            if name.startswith(_STAGING) and folder != self._staging and _is_abandoned(folder):
+            if name.startswith(_STAGING) and not self._is_own(name) and _is_abandoned(folder):
                 _remove(folder)
+
+    def _is_own(self, name: str) -> bool:
+        return f"{self._root}/{name}" == self._staging
 
     def _remove_dropped(self) -> None:
         for name in os.listdir(self._root):

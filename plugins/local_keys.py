@@ -4,7 +4,7 @@ Below ``folder:PATH``::
 
     {name}.jwk         {"kty": "oct", "k", "kid": "{name}/{version}", "key_ops": ["wrapKey", "unwrapKey"]}, mode 0600,
                        or {"kty": "EC", "crv": "P-256", "d", "x", "y", "kid", "key_ops": ["sign", "verify"]}
-    .{name}.new        a key that is being made; never used
+    .new               a key that is being made; never used
     .lock              held while keys are made and destroyed
 
 Wrapping is A256KW (RFC 3394) and signing ES256, by azure-keyvault-keys' own ``CryptographyClient``, without any network.
@@ -66,6 +66,7 @@ class LocalKeys:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._staged = folder / ".new"
 
     async def create(self, name: str) -> None:
         check_key_name(name)
@@ -117,9 +118,8 @@ class LocalKeys:
         with self._locked():
             if path.exists():
                 return
-            staged = self._staged(name)
-            _write(staged, json.dumps(_new_key(name, kind)).encode())
-            staged.rename(path)
+            _write(self._staged, json.dumps(_new_key(name, kind)).encode())
+            self._staged.rename(path)
             _flush(self._folder)
 
     def _wrap(self, reference: str, secret: bytes, create: bool) -> WrappedKey:
@@ -155,7 +155,7 @@ class LocalKeys:
         return {"alg": "ES256", **{member: jwk[member] for member in ("kty", "crv", "x", "y", "kid")}}
 
     def _destroy(self, name: str) -> bool:
-        paths = (self._path(name), self._staged(name))
+        paths = (self._path(name), self._staged)
         with self._locked():
             for path in paths:
                 _shred(path)
@@ -201,9 +201,6 @@ class LocalKeys:
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}{_SUFFIX}"
-
-    def _staged(self, name: str) -> Path:
-        return self._folder / f".{name}.new"
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

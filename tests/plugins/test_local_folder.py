@@ -155,6 +155,15 @@ async def test_dropping_takes_what_an_interrupted_drop_left(folder, store):
     assert ".dropped-half" not in hidden(folder)
 
 
+async def test_listing_containers_takes_what_an_interrupted_drop_left(folder, store):
+    (folder / ".dropped-half").mkdir(parents=True)
+    (folder / ".dropped-half" / "_left").write_bytes(b"left")
+    (folder / ".staging-dead").mkdir()
+
+    assert await store.containers() == ()
+    assert hidden(folder) == [".lock"]
+
+
 async def test_closing_leaves_only_the_blobs(folder):
     store = local_folder.open_storage(f"folder:{folder}")
     await store.put("container", "blob", b"data")

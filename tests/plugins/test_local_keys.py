@@ -96,7 +96,7 @@ async def test_destroying_overwrites_the_key_wherever_it_is_linked(keys, folder,
 
 async def test_destroying_takes_a_half_made_key_with_it(keys, folder):
     await keys.create("ret-20260101")
-    (folder / ".ret-20260101.new").write_text("half")
+    (folder / ".new").write_text("half")
 
     await keys.destroy("ret-20260101")
 
@@ -105,7 +105,7 @@ async def test_destroying_takes_a_half_made_key_with_it(keys, folder):
 
 async def test_a_half_made_key_does_not_get_in_the_way(keys, folder):
     folder.mkdir()
-    (folder / ".ret-20260101.new").write_text("half")
+    (folder / ".new").write_text("half")
 
     wrapped = await keys.wrap("ret-20260101", SECRET)
 

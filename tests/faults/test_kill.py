@@ -1,0 +1,151 @@
+"""kill -9 at every call of the operating system, and at any moment under load: what was acknowledged is there.
+
+A killed process loses nothing that the kernel has; that the disk has it too after a power failure is by the order of
+flushes, which no test here can show.
+"""
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.faults import writer
+
+ROOT = Path(__file__).parents[2]
+SHARED_MEMORY = Path("/dev/shm")
+CANARY = b"74093"
+
+
+@pytest.fixture
+def tmp_path(tmp_path):
+    """A folder in memory where there is one: to a process that is killed it is like any other, and flushes are free."""
+    if not SHARED_MEMORY.is_dir():
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def submit():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.writer"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def submit(**job):
+        process.stdin.write(
+            json.dumps({key: str(value) if key == "folder" else value for key, value in job.items()}) + "\n"
+        )
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
+
+    yield submit
+    process.stdin.close()
+    process.stdout.close()
+    assert process.wait() == 0
+
+
+@asynccontextmanager
+async def reopened(folder, now=writer.NOON):
+    vault, blobs, _ = writer.opened(folder, now)
+    yield vault
+    await blobs.close()
+
+
+async def found(vault, *accounts):
+    return {
+        record.id: record.data
+        for account in accounts
+        for store in [vault.store(account, "keeper")]
+        async for record in store.records()
+    }
+
+
+def holds_plain_text(folder):
+    return [path for path in folder.rglob("*") if path.is_file() and CANARY in path.read_bytes()]
+
+
+def leftovers(folder):
+    return [path.name for path in (folder / "storage").glob(".[sd]*")]
+
+
+async def check_kept(folder, acknowledged, *accounts):
+    assert holds_plain_text(folder) == []
+    async with reopened(folder) as vault:
+        records = await found(vault, *accounts)
+        await vault.store(accounts[0], "keeper").keep("afterwards", b"")
+        again = await found(vault, *accounts)
+    assert set(acknowledged) <= set(records)
+    assert all(data == writer.content(record) for record, data in records.items())
+    assert again == {**records, "afterwards": b""}
+    assert leftovers(folder) == []
+
+
+def every_point(submit, tmp_path, task):
+    """Yield the outcome of a task that is killed before each of its calls."""
+    whole = submit(folder=tmp_path / "whole", task=task)
+    assert not whole["killed"]
+    assert whole["calls"] > 50
+    for number in range(1, whole["calls"] + 1):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        outcome = submit(folder=folder, task=task, kill_at=number)
+        # The last calls are at the mercy of the threads' order.
+        assert outcome["killed"] or number > whole["calls"] - 5
+        yield folder, outcome["acknowledged"]
+
+
+async def test_a_writer_may_be_killed_at_any_call(submit, tmp_path):
+    seen = set()
+    for folder, acknowledged in every_point(submit, tmp_path, "keep"):
+        await check_kept(folder, acknowledged, "contoso")
+        seen.add(len(acknowledged))
+
+    assert seen == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_writers_may_be_killed_at_any_moment_under_load(submit, tmp_path, seed):
+    kill_after = random.Random(seed).randint(1, 1500)
+
+    outcome = submit(folder=tmp_path, task="keep_many", kill_after=kill_after)
+
+    assert outcome["killed"]
+    assert len(outcome["acknowledged"]) >= kill_after
+    await check_kept(tmp_path, outcome["acknowledged"], "account0", "account1", "account2")
+
+
+async def test_a_store_that_was_killed_again_and_again_keeps_everything(submit, tmp_path):
+    acknowledged = []
+    for number in count(1):
+        outcome = submit(folder=tmp_path, task="keep", kill_at=number * 9)
+        acknowledged += outcome["acknowledged"]
+        if not outcome["killed"]:
+            break
+
+    async with reopened(tmp_path) as vault:
+        stored = [record.id async for record in vault.store("contoso", "keeper").records()]
+    assert all(stored.count(record) >= acknowledged.count(record) for record in "abc")
+
+
+async def test_a_purge_may_be_killed_at_any_call_and_run_again(submit, tmp_path):
+    now = writer.NOON + timedelta(days=29, hours=11)
+    for folder, acknowledged in every_point(submit, tmp_path, "purge"):
+        async with reopened(folder, now) as vault:
+            await vault.purge_overdue(now)
+            records = await found(vault, "contoso", "fabrikam")
+            assert await vault.overdue(writer.NOON + timedelta(days=30)) == ()
+        left = [path for path in folder.rglob("*") if path.is_file() and "20260101" in str(path.relative_to(folder))]
+        assert set(acknowledged) <= set(records) <= {"new"}
+        assert (left, leftovers(folder), holds_plain_text(folder)) == ([], [], [])
