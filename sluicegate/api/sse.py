@@ -14,7 +14,7 @@ from typing import Any
 
 import anyio
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from sluicegate.api import errors
 
@@ -47,7 +47,8 @@ class EventStream(StreamingResponse):
     """A response that closes its events whatever happens to the connection.
 
     Starlette cancels the body of a caller that went away, or stops reading it, depending on the server's ASGI version; in
-    neither case would what the events do at their end be sure to finish. Here every version is served alike.
+    neither case would what the events do at their end be sure to finish. Here every version is served alike: the events run
+    in a task that is cancelled once and then waited for, so what they await at their end completes.
 
     Args:
         events: What ``chat.events`` and ``completions.events`` return.
@@ -70,31 +71,33 @@ class EventStream(StreamingResponse):
         self._now = now
         self._sleep = sleep
         self._sending = asyncio.Lock()
-        self._last_sent = 0.0
+        self._last_sent = now()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        jobs = (self.stream_response(send), self._ping(send), self.listen_for_disconnect(receive))
+        tasks = [asyncio.create_task(job) for job in jobs]
+        failures: list[BaseException | None] = []
         try:
-            async with anyio.create_task_group() as tasks:
-                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                self._last_sent = self._now()
-                tasks.start_soon(self._cancel_on_disconnect, receive, tasks.cancel_scope)
-                tasks.start_soon(self._ping, send)
-                await self.stream_response(send)
-                tasks.cancel_scope.cancel()
-        except* OSError:
-            log.debug("the caller went away")
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            for task in tasks:
+                task.cancel()
             with anyio.move_on_after(CLOSE_S, shield=True):
+                failures = await asyncio.gather(*tasks, return_exceptions=True)
                 await self._close()
+        for failure in failures:
+            # An OSError is how a server says that the caller went away.
+            if isinstance(failure, Exception) and not isinstance(failure, OSError):
+                raise failure
 
     async def stream_response(self, send: Send) -> None:
         """Send the frames; an exception of theirs becomes the last one."""
+        await self._send(send, {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         frames = self._frames()
         async with closing(frames):
             async for frame in frames:
-                await self._send(send, frame)
-        async with self._sending:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await self._send(send, {"type": "http.response.body", "body": frame, "more_body": True})
+        await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _frames(self) -> AsyncIterator[bytes]:
         try:
@@ -103,23 +106,18 @@ class EventStream(StreamingResponse):
         except Exception as error:  # noqa: BLE001 - the status is sent, so the stream is the only place left to tell
             yield errors.event(error)
 
-    async def _send(self, send: Send, frame: bytes) -> None:
+    async def _send(self, send: Send, message: Message) -> None:
         async with self._sending:
-            await send({"type": "http.response.body", "body": frame, "more_body": True})
+            await send(message)
         self._last_sent = self._now()
 
     async def _ping(self, send: Send) -> None:
         while True:
             silent_s = self._now() - self._last_sent
             if silent_s >= PING_S:
-                await self._send(send, _PING)
+                await self._send(send, {"type": "http.response.body", "body": _PING, "more_body": True})
             else:
                 await self._sleep(PING_S - silent_s)
-
-    async def _cancel_on_disconnect(self, receive: Receive, scope: anyio.CancelScope) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        scope.cancel()
 
     async def _close(self) -> None:
         try:
