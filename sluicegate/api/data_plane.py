@@ -17,6 +17,7 @@ from sluicegate.api import body, embeddings, errors, models, versions
 from sluicegate.api.generation import Envelope
 from sluicegate.api.sse import EventStream
 from sluicegate.app import Sluicegate
+from sluicegate.call import Call
 from sluicegate.errors import InvalidRequest, NotFound, PayloadTooLarge, SluicegateError
 from sluicegate.plugins import log_failure
 from sluicegate.requests import ChatRequest, EmbeddingRequest, Request
@@ -41,7 +42,13 @@ class _Incoming:
     async def parse(self, kind: type[R]) -> R:
         return body.parse(kind, await _read(self.http))
 
-    def deployment(self, request: Request) -> str:
+    async def call(self, gate: Sluicegate, request: Request) -> Call:
+        """Return the call of the deployment that is asked for; filters see it next."""
+        call = await gate.call(self.principal, self._deployment(request), request, self.id)
+        self.http.state.is_filtered = bool(gate.deployment.pipeline.pre_filter or gate.deployment.pipeline.post_filter)
+        return call
+
+    def _deployment(self, request: Request) -> str:
         """Return the deployment: of the path on the classic surface, of the body's ``model`` on v1."""
         name = self.http.path_params.get("deployment") or request.model
         if not name:
@@ -64,7 +71,7 @@ async def generate(gate: Sluicegate, http: HttpRequest, kind: type[Request], ren
 
     async def work(incoming: _Incoming) -> Response:
         request = await incoming.parse(kind)
-        call = await gate.call(incoming.principal, incoming.deployment(request), request, incoming.id)
+        call = await incoming.call(gate, request)
         chunks = gate.pipeline.chunks(call)
         # The first chunk decides the status: what fails before it is an error response, not an error event.
         first = await anext(chunks)
@@ -87,7 +94,7 @@ async def embed(gate: Sluicegate, http: HttpRequest) -> Response:
 
     async def work(incoming: _Incoming) -> Response:
         request = await incoming.parse(EmbeddingRequest)
-        call = await gate.call(incoming.principal, incoming.deployment(request), request, incoming.id)
+        call = await incoming.call(gate, request)
         vectors = await gate.pipeline.embeddings(call)
         return Response(embeddings.render(vectors, request, call.model.id), media_type="application/json")
 
@@ -153,7 +160,6 @@ async def _handled(gate: Sluicegate, http: HttpRequest, work: _Work) -> Response
 
 def _headers(gate: Sluicegate, http: HttpRequest, call_id: str) -> dict[str, str]:
     client_id = http.headers.get("x-ms-client-request-id", "")
-    stages = gate.deployment.pipeline
     headers = {
         "apim-request-id": call_id,
         "x-request-id": call_id,
@@ -161,7 +167,7 @@ def _headers(gate: Sluicegate, http: HttpRequest, call_id: str) -> dict[str, str
         "x-ms-region": gate.deployment.region,
         "x-content-type-options": "nosniff",
     }
-    if stages.pre_filter or stages.post_filter:
+    if getattr(http.state, "is_filtered", False):
         headers["x-ms-rai-invoked"] = "true"
     return headers
 
