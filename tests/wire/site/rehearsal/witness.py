@@ -1,0 +1,35 @@
+"""Keeps nothing, but tells the test of every exchange, once the plugins before it have kept it.
+
+It says ``kept OUTCOME ID``, and ``kept OUTCOME of NAME`` for each name in the request's messages.
+"""
+
+import logging
+import os
+
+from rehearsal.cues import tell
+from sluicegate import Purged, hookimpl
+
+
+@hookimpl
+async def startup():
+    # By now the host has set the levels that it wants.
+    for name in os.environ.get("REHEARSAL_LOUD", "").split():
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+@hookimpl
+async def retain(exchange):
+    texts = list(exchange.request.texts())
+    for text in texts:
+        if "fail in retain" in text.value:
+            raise ValueError(f"cannot cope with {text.value!r}")
+    tell(f"kept {exchange.outcome} {exchange.id}")
+    for text in texts:
+        if text.where.endswith(".name"):
+            tell(f"kept {exchange.outcome} of {text.value}")
+
+
+@hookimpl
+async def purge():
+    tell("purged")
+    return Purged()
