@@ -83,7 +83,6 @@ def register_config() -> type[PluginConfig]:
 
 @hookimpl
 def register_models(config: Config) -> list[Model]:
-    kept = "nothing: the model runs in the app's own process"
     models = {
         "chat": Model(
             config.chat_model,
@@ -91,7 +90,7 @@ def register_models(config: Config) -> list[Model]:
             _CHAT_FEATURES,
             context_length=config.context_length,
             created=1_730_332_800,
-            retention=kept,
+            retention="nothing on disk; a slot's last conversation stays in memory until the slot is used again",
         ),
         "embedding": Model(
             config.embedding_model,
@@ -100,7 +99,6 @@ def register_models(config: Config) -> list[Model]:
             context_length=512,
             created=1_630_281_600,
             dimensions=384,
-            retention=kept,
         ),
     }
     return [models[kind] for kind in dict.fromkeys(config.serve)]

@@ -60,8 +60,11 @@ class Tokenizer:
         self._ranks = {tuple(pair.split(" ")): rank for rank, pair in enumerate(metadata["tokenizer.ggml.merges"])}
         self._bytes = _token_bytes(tokens, kinds, self._letters)
         self._cuts = [regex.compile(pattern) for pattern in _WORDS[words]]
-        always = [token for token, kind in zip(tokens, kinds, strict=True) if kind == _USER_DEFINED]
-        self._always = regex.compile("(" + "|".join(map(regex.escape, always)) + ")") if always else None
+        self._always = {
+            token: self._ids[token] for token, kind in zip(tokens, kinds, strict=True) if kind == _USER_DEFINED
+        }
+        always = "|".join(regex.escape(token) for token in sorted(self._always, key=len, reverse=True))
+        self._split_always = regex.compile(f"({always})").split if always else lambda text: [text]
         self.size = len(tokens)
         self.longest = max(map(len, self._bytes))
         self.beginning: int = metadata.get("tokenizer.ggml.bos_token_id", 0)
@@ -72,11 +75,8 @@ class Tokenizer:
         known: dict[str, list[int]] = {}
         ids: list[int] = []
         for word in self._words(text):
-            if word in self._ids and self._always is not None and self._always.fullmatch(word):
-                ids.append(self._ids[word])
-                continue
             if word not in known:
-                known[word] = self._encode_word(word)
+                known[word] = [self._always[word]] if word in self._always else self._encode_word(word)
             ids += known[word]
         return ids
 
@@ -93,11 +93,12 @@ class Tokenizer:
         return b"".join(self._bytes[token] for token in tokens).decode("utf-8", errors="replace")
 
     def _words(self, text: str) -> Iterator[str]:
-        for part in self._always.split(text) if self._always else (text,):
-            parts = [part]
-            for cut in self._cuts:
-                parts = [word for part in parts for word in cut.findall(part)]
-            yield from parts
+        for part in self._split_always(text):
+            words = [part]
+            if part not in self._always:
+                for cut in self._cuts:
+                    words = [word for longer in words for word in cut.findall(longer)]
+            yield from words
 
     def _encode_word(self, word: str) -> list[int]:
         letters = [self._letters[byte] for byte in word.encode("utf-8", errors="replace")]

@@ -114,6 +114,42 @@ def test_long_words_are_merged_like_short_ones(tokenizer: Tokenizer):
         assert _merge_long(letters.copy(), tokenizer._ranks) == _merge_short(letters.copy(), tokenizer._ranks)
 
 
+@pytest.mark.parametrize(
+    ("kind", "text", "words"),
+    [
+        ("qwen2", "It's 42\n\n a_b", ["It", "'s", " ", "4", "2", "\n\n", " a", "_b"]),
+        ("smollm", "It's 42\n\n a_b", ["It", "'s", " ", "4", "2", "\n\n", " a", "_", "b"]),
+        ("gpt-2", "It's 42\n\n a_b", ["It", "'s", " 42", "\n\n", " a", "_", "b"]),
+    ],
+)
+def test_each_kind_cuts_words_in_its_own_way(kind: str, text: str, words: list[str]):
+    tokenizer = Tokenizer(
+        {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": kind,
+            "tokenizer.ggml.tokens": ["a"],
+            "tokenizer.ggml.token_type": [1],
+            "tokenizer.ggml.merges": [],
+        }
+    )
+
+    assert list(tokenizer._words(text)) == words
+
+
+def test_user_defined_tokens_are_found_in_text_and_control_tokens_are_not():
+    tokenizer = Tokenizer(
+        {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": "gpt-2",
+            "tokenizer.ggml.tokens": ["<", "|", "a", ">", "<|a|>", "<a>"],
+            "tokenizer.ggml.token_type": [1, 1, 1, 1, 3, 4],
+            "tokenizer.ggml.merges": [],
+        }
+    )
+
+    assert tokenizer.encode("a<a><|a|>") == [2, 5, 0, 1, 2, 1, 3]
+
+
 def test_a_tokenizer_of_another_kind_is_refused():
     with pytest.raises(StartupError, match="tokenizer llama/default is not one of"):
         Tokenizer({"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default"})
