@@ -528,13 +528,8 @@ class ChatRequest(GenerationRequest):
             raise _problem("max_tokens", "Invalid 'max_tokens': expected a value >= 1.")
         if self.top_logprobs is not None and not self.logprobs:
             raise _problem("top_logprobs", "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled.")
-        if not self.tools and (self.tool_choice is not None or self.parallel_tool_calls is not None):
-            param = "tool_choice" if self.tool_choice is not None else "parallel_tool_calls"
-            raise _problem(param, f"The '{param}' parameter is only allowed when 'tools' are given.")
-        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in {
-            tool.function.name for tool in self.tools or () if isinstance(tool, FunctionTool)
-        }:
-            raise _problem("tool_choice", "The function that 'tool_choice' names is not among 'tools'.")
+        _check_tool_choice(self)
+        _check_function_call(self)
         _check_tool_results(self.messages)
         return self
 
@@ -709,6 +704,23 @@ def _message_features(message: Any, where: str) -> Iterator[tuple[str, str]]:
             yield f"{where}.content[{number}]", kinds[part.type]
         if getattr(part, "prompt_cache_breakpoint", None):
             yield f"{where}.content[{number}].prompt_cache_breakpoint", "prompt_cache"
+
+
+def _check_tool_choice(request: ChatRequest) -> None:
+    if not request.tools and (request.tool_choice is not None or request.parallel_tool_calls is not None):
+        param = "tool_choice" if request.tool_choice is not None else "parallel_tool_calls"
+        raise _problem(param, f"The '{param}' parameter is only allowed when 'tools' are given.")
+    functions = {tool.function.name for tool in request.tools or () if isinstance(tool, FunctionTool)}
+    if isinstance(request.tool_choice, NamedTool) and request.tool_choice.function.name not in functions:
+        raise _problem("tool_choice", "The function that 'tool_choice' names is not among 'tools'.")
+
+
+def _check_function_call(request: ChatRequest) -> None:
+    if request.function_call is not None and not request.functions:
+        raise _problem("function_call", "The 'function_call' parameter is only allowed when 'functions' are given.")
+    functions = {function.name for function in request.functions or ()}
+    if isinstance(request.function_call, NamedFunction) and request.function_call.name not in functions:
+        raise _problem("function_call", "The function that 'function_call' names is not among 'functions'.")
 
 
 def _check_tool_results(messages: tuple[Any, ...]) -> None:

@@ -8,6 +8,7 @@ from sluicegate import ChatRequest, CompletionRequest, EmbeddingRequest, Invalid
 from sluicegate.api.body import parse
 
 MESSAGES = [{"role": "user", "content": "hi"}]
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
 SECRET = "s3cret"
 
 
@@ -262,6 +263,10 @@ def test_an_unknown_keyword_is_answered_with_the_known_ones(fields, param, suppo
         (dict(max_tokens=0), "max_tokens"),
         (dict(top_logprobs=1), "top_logprobs"),
         (dict(tool_choice="auto"), "tool_choice"),
+        (dict(parallel_tool_calls=True), "parallel_tool_calls"),
+        (dict(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "g"}}), "tool_choice"),
+        (dict(function_call="auto"), "function_call"),
+        (dict(functions=[{"name": "f"}], function_call={"name": "g"}), "function_call"),
         (message(role="tool", content="a", tool_call_id="1"), "messages[0].role"),
         (message(role="assistant"), "messages[0].content"),
         ({"prompt": "a", "n": 2, "best_of": 1}, "best_of"),
