@@ -40,6 +40,8 @@ STAGES = {
     "retain": ("retain", "purge"),
 }
 """Stage of the pipeline -> the hooks a plugin named there must implement."""
+OPERATIONS = {"chat.completions": "inference", "completions": "inference", "embeddings": "embed"}
+"""Operation of a model -> the hook that serves it."""
 log = logging.getLogger(__name__)
 _HOOKS = frozenset(name for name, value in vars(Hooks).items() if hasattr(value, "sluicegate_spec"))
 
@@ -101,6 +103,8 @@ class Plugins:
             raise StartupError(f"plugin {name!r}: {error}") from error
         self._check(name)
         self._sources[name] = source
+        # A handle calls one plugin by leaving out the others, of which there is one more now.
+        self._handles.clear()
 
     def configure(self, settings: Mapping[str, Mapping[str, Any]], pipeline: Pipeline) -> None:
         """Validate all settings and the pipeline, then register the models.
@@ -113,6 +117,8 @@ class Plugins:
                 raise StartupError(f"[plugins.{name}] configures a plugin that is not there")
         for stage, hooks in STAGES.items():
             for step in getattr(pipeline, stage):
+                if not self._manager.has_plugin(step.plugin):
+                    raise StartupError(f"pipeline.{stage} names {step.plugin!r}, which is not there")
                 for hook in hooks:
                     if step.plugin not in self.implementing(hook):
                         raise StartupError(f"pipeline.{stage} names {step.plugin!r}, which does not implement {hook}")
@@ -226,13 +232,19 @@ class Plugins:
         return returned
 
     def _register_models(self, name: str) -> None:
-        for model in self[name].register_models(config=self._configs[name]):
+        registered = self[name].register_models(config=self._configs[name])
+        models = tuple(registered) if isinstance(registered, Iterable) else (registered,)
+        if not all(isinstance(model, Model) for model in models):
+            raise StartupError(f"plugin {name!r}, hook register_models: must return objects of Model")
+        for model in models:
             where = f"plugin {name!r}, model {model.id!r}"
             if model.id in self._models:
                 raise StartupError(f"{where}: {self._models[model.id][1]!r} already registers it")
             if unknown := model.features - FEATURES.keys():
                 raise StartupError(f"{where}: unknown features {', '.join(sorted(unknown))}")
-            needed = {"embed" if operation == "embeddings" else "inference" for operation in model.operations}
+            if not model.operations or model.operations - OPERATIONS.keys():
+                raise StartupError(f"{where}: its operations must be some of {', '.join(OPERATIONS)}")
+            needed = {OPERATIONS[operation] for operation in model.operations}
             if "token_input" in model.features:
                 needed.add("detokenize")
             for hook in sorted(needed):
@@ -255,7 +267,8 @@ class _Handle:
         def call(**arguments: Any) -> Any:
             if first:
                 return caller(**arguments)
-            [returned] = caller(**arguments)
+            # pluggy leaves None out of its list.
+            [returned] = caller(**arguments) or [None]
             return returned
 
         setattr(self, hook, call)
@@ -279,6 +292,8 @@ def _check_options(where: str, options: Mapping[str, Any]) -> None:
         raise StartupError(f"{where}: wrappers cannot see an awaited result")
     if options.get("tryfirst") or options.get("trylast"):
         raise StartupError(f"{where}: the order of plugins is decided in the deployment file, not here")
+    if options.get("specname"):
+        raise StartupError(f"{where}: a function is named like its hook, so specname is not needed")
     if options.get("optionalhook"):
         raise StartupError(f"{where}: optionalhook would let a misspelt hook pass")
 
