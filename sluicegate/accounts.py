@@ -87,7 +87,7 @@ class Accounts:
             deployments: Deployment name -> model id.
 
         Raises:
-            ValueError: The name is not one to three dozen lower-case letters, digits and hyphens.
+            ValueError: The name is not 1 to 63 lower-case letters, digits and hyphens.
             BlobExists: There is an account of that name.
         """
         if not NAME.fullmatch(name):

@@ -47,6 +47,8 @@ class Pipeline(_Section):
     @field_validator("authenticate", "pre_filter", "models", "post_filter", "retain", mode="before")
     @classmethod
     def _names_are_steps(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
         return [{"plugin": item} if isinstance(item, str) else item for item in value]
 
     @field_validator("authenticate", "models", "post_filter")

@@ -91,12 +91,15 @@ async def _deal(source: AsyncIterator[Chunk], lines: list[_Line]) -> None:
 
 
 async def _run(stream: AsyncGenerator[Chunk], line: _Line, merged: asyncio.Queue[_Item]) -> None:
-    end: Exception | None = None
+    end: BaseException | None = None
     try:
         async with aclosing(stream):
             async for chunk in stream:
                 await merged.put(chunk)
-    except Exception as error:  # noqa: BLE001 - raised again where the chains meet
+    except (Exception, asyncio.CancelledError) as error:
+        if not is_failure(error):
+            raise
+        # Raised again where the chains meet.
         end = error
     line.close()
     await merged.put(end)

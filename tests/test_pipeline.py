@@ -12,18 +12,20 @@ import anyio
 import pytest
 
 from sluicegate import hookimpl, pipeline
+from sluicegate.app import Sluicegate
 from sluicegate.errors import (
     InvalidRequest,
     ModelUnavailable,
     PluginFailed,
     Refused,
     StartupError,
+    Unauthorized,
     Unsupported,
     UpstreamError,
 )
 from sluicegate.requests import CompletionRequest, EmbeddingRequest
 from sluicegate.testing import Assembly, FakeModel, Use, answered, chat_request, plugin_of
-from sluicegate.types import Chunk, Exchange, Outcome, Purged, ToolCall, Usage
+from sluicegate.types import Chunk, Exchange, Outcome, Principal, Purged, Role, ToolCall, Usage
 
 CANARY = "canary-8d1f"
 VERDICT = {"test": {"filtered": True}}
@@ -90,6 +92,84 @@ async def collected(assembly, request="hello"):
     call = assembly.call(request)
     async with aclosing(assembly.pipeline.chunks(call)) as answer:
         return [chunk async for chunk in answer]
+
+
+# --- who is calling --------------------------------------------------------------------------------------------------
+
+BASE = """
+from sluicegate import Chunk, Model, hookimpl
+from sluicegate.testing import MemoryKeys, MemoryStorage
+
+@hookimpl
+def open_storage(url): return MemoryStorage()
+
+@hookimpl
+def open_keys(url): return MemoryKeys()
+
+@hookimpl
+def register_models(): return [Model("fake", frozenset({"completions"}))]
+
+@hookimpl
+async def inference(request): yield Chunk(finish_reason="stop")
+"""
+
+
+@pytest.fixture
+def gate_with(make_app):
+    """Return a function that builds an app whose ``authenticate`` stage is plugins with these bodies."""
+
+    def gate_with(*bodies):
+        names = [f"step_{number}" for number in range(len(bodies))]
+        plugins = {
+            name: f"from sluicegate import *\n@hookimpl\nasync def authenticate(headers): {body}"
+            for name, body in zip(names, bodies, strict=True)
+        }
+        stages = f"[pipeline]\nauthenticate = {names}\nmodels = ['base']\n"
+        root = make_app(f"storage = 'memory:'\nkeys = 'memory:'\nregion = 'local'\n{stages}", base=BASE, **plugins)
+        return Sluicegate(root, {})
+
+    return gate_with
+
+
+KNOWS_KEY1 = "return Principal('contoso', Role.CALLER, 'key1')"
+KNOWS_NOBODY = "return None"
+
+
+@pytest.mark.parametrize("bodies", [[KNOWS_KEY1], [KNOWS_NOBODY, KNOWS_KEY1], [KNOWS_KEY1, "raise ValueError"]])
+async def test_the_first_plugin_that_knows_the_caller_counts(gate_with, bodies):
+    principal = await gate_with(*bodies).authenticate({}, Role.CALLER)
+
+    assert principal == Principal("contoso", Role.CALLER, "key1")
+
+
+@pytest.mark.parametrize("bodies", [[], [KNOWS_NOBODY], [KNOWS_NOBODY, KNOWS_NOBODY]])
+async def test_a_caller_nobody_knows_is_refused(gate_with, bodies):
+    with pytest.raises(Unauthorized) as refused:
+        await gate_with(*bodies).authenticate({}, Role.CALLER)
+
+    assert refused.value.status == 401
+
+
+async def test_a_bad_credential_is_refused_whatever_later_plugins_say(gate_with):
+    with pytest.raises(Unauthorized, match="bad"):
+        await gate_with("raise Unauthorized('bad')", KNOWS_KEY1).authenticate({}, Role.CALLER)
+
+
+@pytest.mark.parametrize("body", [f"raise ValueError('{CANARY}')", f"return '{CANARY}'", "return False"])
+async def test_a_bug_in_authentication_refuses_with_a_503(gate_with, body):
+    with pytest.raises(PluginFailed) as failed:
+        await gate_with(body, KNOWS_KEY1).authenticate({}, Role.CALLER)
+
+    assert (failed.value.status, failed.value.plugin, failed.value.hook) == (503, "step_0", "authenticate")
+    assert CANARY not in str(failed.value)
+
+
+@pytest.mark.parametrize("role", [Role.OPERATOR, Role.REVIEWER, Role.OFFICER])
+async def test_a_credential_of_another_role_is_refused(gate_with, role):
+    with pytest.raises(Unauthorized, match=f"lacks the role '{role}'") as refused:
+        await gate_with(KNOWS_KEY1).authenticate({}, role)
+
+    assert refused.value.code == "PermissionDenied"
 
 
 # --- before the model ------------------------------------------------------------------------------------------------

@@ -1,0 +1,203 @@
+"""Accounts and their keys: what is stored of them, who is found, and how soon a change is seen."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from contextlib import suppress
+
+import pytest
+
+from sluicegate import accounts as module
+from sluicegate.accounts import Account, Accounts, ModelDeployment
+from sluicegate.errors import BlobExists, KeyNotFound, StorageUnavailable
+from sluicegate.testing import MemoryKeys, MemoryStorage
+from sluicegate.types import Principal, Role
+
+
+@pytest.fixture
+def blobs():
+    return MemoryStorage()
+
+
+@pytest.fixture
+def keys():
+    return MemoryKeys()
+
+
+@pytest.fixture
+def accounts(blobs, keys):
+    return Accounts(blobs, keys)
+
+
+@pytest.fixture
+def elapse(monkeypatch):
+    """Return a function that lets time pass for the caches."""
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+
+    def elapse(seconds):
+        now[0] += seconds
+
+    return elapse
+
+
+async def contoso(accounts):
+    await accounts.create("contoso", location="westeurope", deployments={"chat": "parrot"})
+    return await accounts.get("contoso")
+
+
+async def stored(blobs):
+    """Return every blob of the accounts' container by name."""
+    return {blob.name: (await blobs.get("accounts", blob.name)).data async for blob in blobs.list("accounts")}
+
+
+async def test_an_account_is_read_as_it_was_created(accounts, blobs, keys):
+    created = await contoso(accounts)
+
+    assert (created.name, created.location) == ("contoso", "westeurope")
+    assert created.deployments == {"chat": ModelDeployment("parrot")}
+    assert len(created.user_key) == 32
+    assert await Accounts(blobs, keys).get("contoso") == created
+
+
+async def test_an_account_of_that_name_is_not_replaced(accounts):
+    created = await contoso(accounts)
+
+    with pytest.raises(BlobExists):
+        await accounts.create("contoso", location="local", deployments={})
+
+    assert await accounts.get("contoso") == created
+
+
+@pytest.mark.parametrize("name", ["", "Contoso", "con_toso", "-contoso", "a/b", "..", "a" * 64, "contoso\n"])
+async def test_a_name_that_is_no_account_name_is_neither_created_nor_looked_up(accounts, blobs, name):
+    with pytest.raises(ValueError, match="use lower-case letters, digits and hyphens"):
+        await accounts.create(name, location="local", deployments={})
+
+    assert await accounts.get(name) is None
+    assert await stored(blobs) == {}
+
+
+async def test_an_account_that_is_not_there_is_none(accounts):
+    assert await accounts.get("absent") is None
+
+
+async def test_accounts_are_listed_sorted_and_without_their_keys(accounts):
+    for name in ("b", "a-1", "a"):
+        await accounts.create(name, location="local", deployments={})
+        await accounts.issue_key(name, Role.CALLER, "key1")
+
+    assert await accounts.names() == ("a", "a-1", "b")
+
+
+async def test_a_key_tells_whose_it_is(accounts):
+    api_key = await accounts.issue_key("contoso", Role.OFFICER, "key1")
+
+    assert await accounts.by_key(api_key) == Principal("contoso", Role.OFFICER, "key1")
+    assert await accounts.by_key(api_key + "x") is None
+    assert await accounts.by_key("") is None
+
+
+async def test_keys_are_long_and_never_the_same(accounts):
+    issued = {await accounts.issue_key("contoso", Role.CALLER, "key1") for _ in range(20)}
+
+    assert len(issued) == 20
+    assert all(len(api_key) >= 64 for api_key in issued)
+
+
+async def test_only_a_hash_of_a_key_is_stored_or_remembered(accounts, blobs):
+    api_key = await accounts.issue_key("contoso", Role.CALLER, "key1")
+    await accounts.by_key(api_key)
+
+    [(name, data)] = (await stored(blobs)).items()
+
+    assert name == f"key/{hashlib.sha256(api_key.encode()).hexdigest()}"
+    assert json.loads(data) == {"account": "contoso", "role": "caller", "name": "key1"}
+    assert api_key not in repr(vars(accounts._principals))
+
+
+async def test_the_secret_that_hashes_end_users_is_stored_wrapped(accounts, blobs, keys):
+    created = await contoso(accounts)
+
+    [data] = (await stored(blobs)).values()
+    assert created.user_key not in data
+    assert created.user_key.hex().encode() not in data
+    await keys.destroy("accounts")
+    with pytest.raises(KeyNotFound):
+        await Accounts(blobs, keys).get("contoso")
+
+
+async def test_two_accounts_hash_one_end_user_differently(accounts):
+    for name in ("a", "b"):
+        await accounts.create(name, location="local", deployments={})
+
+    a, b = await accounts.get("a"), await accounts.get("b")
+
+    assert a.user_hash("anna") != b.user_hash("anna")
+    assert a.user_hash("anna") == a.user_hash("anna") != a.user_hash("otto")
+
+
+def test_an_end_user_is_hashed_with_the_accounts_key():
+    account = Account("contoso", "local", {}, bytes(range(32)))
+
+    expected = hmac.new(bytes(range(32)), "änna".encode(), "sha256").hexdigest()
+
+    assert account.user_hash("änna") == expected
+
+
+@pytest.mark.parametrize("user", [None, ""])
+def test_nobody_is_not_hashed(user):
+    assert Account("contoso", "local", {}, bytes(32)).user_hash(user) is None
+
+
+async def test_a_change_is_seen_after_the_cache_has_aged(accounts, blobs, elapse):
+    created = await contoso(accounts)
+    document = json.loads((await blobs.get("accounts", "account/contoso")).data)
+    await blobs.put("accounts", "account/contoso", json.dumps({**document, "location": "local"}).encode())
+
+    elapse(module.CACHE_S - 1)
+    assert await accounts.get("contoso") == created
+
+    elapse(2)
+    assert (await accounts.get("contoso")).location == "local"
+
+
+async def test_a_key_that_is_withdrawn_stops_working_after_the_cache_has_aged(accounts, blobs, elapse):
+    api_key = await accounts.issue_key("contoso", Role.CALLER, "key1")
+    await accounts.by_key(api_key)
+    await blobs.drop("accounts")
+
+    elapse(module.CACHE_S + 1)
+
+    assert await accounts.by_key(api_key) is None
+
+
+async def test_what_this_process_creates_it_sees_at_once(accounts):
+    assert await accounts.get("contoso") is None
+
+    assert await contoso(accounts) is not None
+
+
+async def test_a_failure_to_read_is_not_remembered(accounts, blobs, monkeypatch):
+    await accounts.create("contoso", location="local", deployments={})
+
+    async def fail(*_):
+        raise StorageUnavailable("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(blobs, "get", fail)
+        with suppress(StorageUnavailable):
+            await accounts.get("contoso")
+
+    assert await accounts.get("contoso") is not None
+
+
+async def test_guessed_keys_do_not_fill_the_memory(accounts, monkeypatch):
+    monkeypatch.setattr(module, "CACHE_ENTRIES", 10)
+
+    for number in range(50):
+        await accounts.by_key(f"guess-{number}")
+
+    assert len(accounts._principals._entries) == 10
