@@ -11,7 +11,7 @@ from plugins.embedded_model.engine import Engine, SchemaNotSupported
 from sluicegate import ModelUnavailable
 from sluicegate.errors import StartupError
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("config")]
 LONG = {"max_tokens": 700, "ignore_eos": True, "temperature": 0.0}
 SHORT = {"max_tokens": 3, "temperature": 0.0}
 WEIGHTS = weights.CHAT.folder / weights.CHAT.files[0].name

@@ -165,7 +165,7 @@ def test_a_file_that_is_not_gguf_is_refused(tmp_path):
 
 def test_a_file_that_ends_early_is_refused(tmp_path):
     path = tmp_path / "model.gguf"
-    path.write_bytes((weights.CHAT.folder / weights.CHAT.files[0].name).read_bytes()[:1000])
+    path.write_bytes((weights.ensure(weights.CHAT) / weights.CHAT.files[0].name).read_bytes()[:1000])
 
     with pytest.raises(StartupError, match="cannot be read as a GGUF file"):
         read_metadata(path)
