@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import unicodedata
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -42,10 +42,7 @@ class Config(PluginConfig):
     lists: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Blocked terms by the name of their list; the name is what callers are told."""
 
-    _patterns: dict[str, regex.Pattern[str]] = PrivateAttr(default_factory=dict)
-    _any: regex.Pattern[str] | None = PrivateAttr(default=None)
-    _beginnings: set[str] = PrivateAttr(default_factory=set)
-    _longest: int = PrivateAttr(default=0)
+    _terms: _Terms | None = PrivateAttr(default=None)
 
     @field_validator("lists")
     @classmethod
@@ -57,15 +54,56 @@ class Config(PluginConfig):
 
     def model_post_init(self, context: Any, /) -> None:
         super().model_post_init(context)
-        self._patterns.update({name: _pattern(terms) for name, terms in self.lists.items() if terms})
-        if terms := {_folded_term(term) for terms in self.lists.values() for term in terms}:
-            self._any = _pattern(terms)
-            self._beginnings.update(beginning for term in terms for beginning in _beginnings(term))
-            self._longest = max(map(len, terms))
+        self._terms = _Terms(self.lists) if any(self.lists.values()) else None
+
+
+@hookimpl
+def register_config() -> type[PluginConfig]:
+    return Config
+
+
+@hookimpl
+async def pre_filter(request: Request, config: Config) -> Request:
+    if config._terms is None:
+        return request
+    for text in request.texts():
+        variants = {text.value, _unescaped(text.value)} if "\\" in text.value else {text.value}
+        for variant in variants:
+            if verdict := config._terms.verdict(_fold(variant)):
+                raise Refused(verdict)
+    return request.annotate(_clean())
+
+
+@hookimpl
+async def post_filter(chunks: AsyncIterator[Chunk], config: Config) -> AsyncIterator[Chunk]:
+    terms = config._terms
+    if terms is None:
+        async for chunk in chunks:
+            yield chunk
+        return
+    async for chunk in hold_back(chunks, lambda _: _Scan(terms)):
+        if chunk.finish_reason is not None:
+            chunk = replace(chunk, content_filter_results={**_clean(), **chunk.content_filter_results})
+        yield chunk
+
+
+def _clean() -> FilterResults:
+    return {CATEGORY: {"filtered": False, "details": []}}
+
+
+class _Terms:
+    """All terms, compiled. A plain object, because pydantic's private attributes are slow to reach for every chunk."""
+
+    def __init__(self, lists: Mapping[str, Iterable[str]]) -> None:
+        terms = {_folded_term(term) for terms in lists.values() for term in terms}
+        self._patterns = {name: _pattern(terms) for name, terms in lists.items() if terms}
+        self._any = _pattern(terms)
+        self._beginnings = {beginning for term in terms for beginning in _beginnings(term)}
+        self._longest = max(map(len, terms))
 
     def verdict(self, folded: str) -> FilterResults | None:
         """Return the verdict on a folded text, or None when it hits no list."""
-        if self._any is None or not self._any.search(folded):
+        if not self._any.search(folded):
             return None
         hits = [name for name, pattern in self._patterns.items() if pattern.search(folded)]
         return {CATEGORY: {"filtered": True, "details": [{"filtered": True, "id": name} for name in hits]}}
@@ -76,7 +114,7 @@ class Config(PluginConfig):
         A term is complete when the character after it is known, so this does not depend on how the text was cut.
         """
         found: tuple[int, int] | None = None
-        for match in self._any.finditer(folded, start, overlapped=True) if self._any else ():
+        for match in self._any.finditer(folded, start, overlapped=True):
             if found and match.start() >= found[1]:
                 break
             if (final or match.end() < len(folded)) and (found is None or match.end() < found[1]):
@@ -93,44 +131,11 @@ class Config(PluginConfig):
         return len(folded)
 
 
-@hookimpl
-def register_config() -> type[PluginConfig]:
-    return Config
-
-
-@hookimpl
-async def pre_filter(request: Request, config: Config) -> Request:
-    if config._any is None:
-        return request
-    for text in request.texts():
-        variants = {text.value, _unescaped(text.value)} if "\\" in text.value else {text.value}
-        for variant in variants:
-            if verdict := config.verdict(_fold(variant)):
-                raise Refused(verdict)
-    return request.annotate(_clean())
-
-
-@hookimpl
-async def post_filter(chunks: AsyncIterator[Chunk], config: Config) -> AsyncIterator[Chunk]:
-    if config._any is None:
-        async for chunk in chunks:
-            yield chunk
-        return
-    async for chunk in hold_back(chunks, lambda _: _Scan(config)):
-        if chunk.finish_reason is not None:
-            chunk = replace(chunk, content_filter_results={**_clean(), **chunk.content_filter_results})
-        yield chunk
-
-
-def _clean() -> FilterResults:
-    return {CATEGORY: {"filtered": False, "details": []}}
-
-
 class _Scan:
     """Looks for blocked terms in one channel, as it stands and, from its first backslash on, as JSON's readers read it too."""
 
-    def __init__(self, config: Config) -> None:
-        self._readings = [_Reading(config)]
+    def __init__(self, terms: _Terms) -> None:
+        self._readings = [_Reading(terms)]
 
     def feed(self, text: str, final: bool) -> int:
         if "\\" in text and len(self._readings) == 1:
@@ -152,8 +157,8 @@ class _Scan:
 class _Reading:
     """Looks for blocked terms in one way of reading a channel."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, terms: _Terms) -> None:
+        self._terms = terms
         self._unescapes = False
         self._position = 0  # in the channel, of what is read next
         self._unread = ""  # the beginning of an escape
@@ -170,12 +175,12 @@ class _Reading:
 
     def feed(self, text: str, final: bool) -> int:
         self._read(self._unread + text, final)
-        if found := self._config.first(self._tail, self._start, final):
+        if found := self._terms.first(self._tail, self._start, final):
             begin, end = found
             # The verdict names each list that has a term in what was found, seen with the character before it.
-            verdict = self._config.verdict(self._tail[max(0, begin - 1) : end])
+            verdict = self._terms.verdict(self._tail[max(0, begin - 1) : end])
             raise StopAt(self._origins[begin], verdict or {CATEGORY: {"filtered": True}})
-        kept = len(self._tail) if final else self._config.possible(self._tail, self._start)
+        kept = len(self._tail) if final else self._terms.possible(self._tail, self._start)
         count = self._origins[kept] if kept < len(self._tail) else self._position
         gone = max(0, kept - 1)
         self._tail, self._origins, self._start = self._tail[gone:], self._origins[gone:], kept - gone
