@@ -255,7 +255,11 @@ class Hooks(Protocol):
 
         Example::
 
-            from sluicegate import Chunk, Usage, hookimpl
+            from sluicegate import Chunk, Model, Usage, hookimpl
+
+            @hookimpl
+            def register_models():
+                return [Model("constant", frozenset({"chat.completions", "completions"}))]
 
             @hookimpl
             async def inference(request, model):
@@ -283,7 +287,11 @@ class Hooks(Protocol):
         Example::
 
             import struct
-            from sluicegate import Embeddings, Usage, hookimpl
+            from sluicegate import Embeddings, Model, Usage, hookimpl
+
+            @hookimpl
+            def register_models():
+                return [Model("unit", frozenset({"embeddings"}), dimensions=2)]
 
             @hookimpl
             async def embed(request):
@@ -301,7 +309,8 @@ class Hooks(Protocol):
 
         One chain of filters runs per choice, so every chunk has the same ``index``. A filter that needs to see more
         than one chunk at a time holds back with the helpers of :mod:`sluicegate.streams`. Text in ``tool_calls`` and ``refusal``
-        reaches the caller too. A filter passes the ``finish_reason`` on; to end the answer early it raises.
+        reaches the caller too. A filter passes the ``finish_reason`` on, after which no text follows; to end the answer early
+        it raises.
 
         Raises:
             Refused: The choice ends with ``finish_reason: "content_filter"`` and these verdicts; what was held back

@@ -70,8 +70,9 @@ class Pipeline:
             call.usage = returned.usage
             call.outcome = Outcome.COMPLETED
             return returned
-        except Refused:
+        except Refused as refusal:
             # By a pre-filter, or by the model's own server.
+            call.request = call.request.annotate(refusal.results)
             call.outcome = Outcome.BLOCKED
             raise
         except asyncio.CancelledError:

@@ -805,6 +805,7 @@ async def test_every_exchange_is_retained_once_and_its_model_closed(model, stage
     [
         (FakeModel(), {}, Outcome.COMPLETED),
         (FakeModel(), {"pre_filter": [pre_filtering(raiser(Refused(VERDICT)))]}, Outcome.BLOCKED),
+        (FakeModel(Refused(VERDICT)), {}, Outcome.BLOCKED),
         (FakeModel(ValueError(CANARY)), {}, Outcome.FAILED),
     ],
 )
@@ -814,6 +815,7 @@ async def test_embeddings_are_retained_too(model, stages, outcome):
     assert result.exchange.outcome is outcome
     assert result.exchange.request.inputs == ("one", "two")
     assert result.exchange.operation == "embeddings"
+    assert result.exchange.prompt_filter_results == ({0: VERDICT} if outcome is Outcome.BLOCKED else {})
     assert result.exchange.answers == ()
 
 
