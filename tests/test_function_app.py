@@ -1,0 +1,79 @@
+"""The triggers: which function gets which request."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sluicegate.first_run import use_embedded_settings
+from sluicegate.host.functions import Function, HttpFunction, TimerFunction, index, load_app
+
+ROOT = Path(__file__).parents[1]
+OPERATIONS = {
+    ("POST", "/openai/deployments/gpt/chat/completions"): "chat_completions",
+    ("POST", "/openai/deployments/gpt/completions"): "completions",
+    ("POST", "/openai/deployments/gpt/embeddings"): "embeddings",
+    ("GET", "/openai/models"): "models_list",
+    ("GET", "/openai/models/gpt"): "model_get",
+    ("POST", "/openai/v1/chat/completions"): "chat_completions_v1",
+    ("POST", "/openai/v1/completions"): "completions_v1",
+    ("POST", "/openai/v1/embeddings"): "embeddings_v1",
+    ("GET", "/openai/v1/models"): "models_list_v1",
+    ("GET", "/openai/v1/models/gpt"): "model_get_v1",
+    ("GET", "/openai"): "unknown_operation",
+    ("GET", "/openai/v1/chat/completions"): "unknown_operation",
+    ("POST", "/openai/v1/models"): "unknown_operation",
+    ("DELETE", "/openai/files/file-1"): "unknown_operation",
+    ("GET", "/healthz"): "healthz",
+    ("GET", "/"): None,
+    ("GET", "/docs"): None,
+    ("POST", "/healthz"): None,
+}
+
+
+@pytest.fixture
+def functions(tmp_path, monkeypatch) -> Iterator[list[Function]]:
+    """The product's functions, in the order in which the host tries their routes."""
+    settings: dict[str, str] = {}
+    use_embedded_settings(settings, tmp_path)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delitem(sys.modules, "function_app", raising=False)
+    yield index(load_app(ROOT, os.environ), os.environ, route_prefix="")
+    del sys.modules["function_app"]
+
+
+def match(functions: list[Function], method: str, path: str) -> str | None:
+    """Return the name of the function that the host would choose."""
+    routed = (each for each in functions if isinstance(each, HttpFunction))
+    return next((each.name for each in routed if each.route.match(method, path) is not None), None)
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=[" ".join(each) for each in OPERATIONS])
+def test_a_request_reaches_its_function(functions, method, path):
+    assert match(functions, method, path) == OPERATIONS[method, path]
+
+
+def test_no_route_shadows_another(functions):
+    for function in functions:
+        if isinstance(function, HttpFunction):
+            path = "/" + re.sub(r"\{\*?\w+\}", "sample", function.route.template)
+            for method in function.route.methods or ("GET", "POST", "PUT", "PATCH", "DELETE"):
+                assert match(functions, method, path) == function.name
+
+
+def test_every_function_is_among_the_operations(functions):
+    routed = {each.name for each in functions if isinstance(each, HttpFunction)}
+
+    assert routed == {name for name in OPERATIONS.values() if name}
+
+
+def test_the_only_timer_is_purge(functions):
+    timers = [each for each in functions if isinstance(each, TimerFunction)]
+
+    assert [(timer.name, timer.schedule, timer.run_on_startup) for timer in timers] == [("purge", "0 5 * * * *", False)]
