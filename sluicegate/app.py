@@ -10,13 +10,14 @@ from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
 
-from sluicegate import config, retention
+from sluicegate import config
 from sluicegate.accounts import Accounts
 from sluicegate.call import Call
 from sluicegate.errors import InvalidRequest, NotFound, SluicegateError, Unauthorized
 from sluicegate.pipeline import Pipeline
 from sluicegate.plugins import Plugins
 from sluicegate.requests import Request
+from sluicegate.retention import Summary, purge
 from sluicegate.types import Principal, Role, utc_now
 from sluicegate.vault import Vault
 
@@ -140,13 +141,13 @@ class Sluicegate:
 
     # --- timers and health -------------------------------------------------------------------------------------------
 
-    async def purge(self) -> retention.Summary:
+    async def purge(self) -> Summary:
         """Remove what is due, of all accounts and plugins; for the purge timer.
 
         Raises:
             RetentionError: Something due is left; the next tick tries again.
         """
-        return await retention.purge(self.vault, self.plugins, self.accounts, now=self._now())
+        return await purge(self.vault, self.plugins, self.accounts, now=self._now())
 
     async def health(self) -> list[str]:
         """Return why this app is degraded, one reason a line; empty when it is not. At most :data:`HEALTH_CACHE_S` old."""

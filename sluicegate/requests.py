@@ -15,7 +15,8 @@ Lists fail fast: one bad element is enough to refuse a request, and a body of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, cast
 
@@ -657,12 +658,15 @@ def _texts(value: object, where: str, role: str) -> Iterator[Text]:
             alias = type(value).model_fields[name].alias
             yield from _texts(item, f"{where}.{alias or name}", role)
     elif isinstance(value, tuple | list):
-        # A term cut in two by a content-part border is one term to the model, so parts are read as one text.
-        if value and all(isinstance(part, TextPart) for part in value):
-            yield from _texts("".join(part.text for part in value), where, role)
-            return
-        for number, item in enumerate(value):
-            yield from _texts(item, f"{where}[{number}]", role)
+        # A term cut in two by a content-part border is one term to the model, so parts in a row are read as one text.
+        number = 0
+        for run in _runs(value):
+            place = where if len(run) == len(value) > 1 else f"{where}[{number}]"
+            if len(run) > 1:
+                yield from _texts("".join(part.text for part in run), place, role)
+            else:
+                yield from _texts(run[0], f"{where}[{number}]", role)
+            number += len(run)
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from _texts(key, where, role)
@@ -677,10 +681,26 @@ def _mapped(value: object, change: Callable[[str], str]) -> object:
         changed = {name: _mapped(item, change) for name, item in value._readable() if name in given}
         return value.model_copy(update=changed)
     if isinstance(value, tuple | list):
-        return type(value)(_mapped(item, change) for item in value)
+        return type(value)(part for run in _runs(value) for part in _mapped_run(run, change))
     if isinstance(value, Mapping):
         return {change(key): _mapped(item, change) for key, item in value.items()}
     return value
+
+
+def _runs(items: Sequence[Any]) -> Iterator[list[Any]]:
+    """Yield text parts that follow each other together, and everything else alone."""
+    for is_text, group in itertools.groupby(items, lambda item: isinstance(item, TextPart)):
+        members = list(group)
+        yield from [members] if is_text else [[member] for member in members]
+
+
+def _mapped_run(run: list[Any], change: Callable[[str], str]) -> list[Any]:
+    mapped: list[Any] = [_mapped(item, change) for item in run]
+    if len(run) > 1:
+        whole = change("".join(part.text for part in run))
+        if whole != "".join(part.text for part in mapped):
+            return [run[0].model_copy(update={"text": whole})]
+    return mapped
 
 
 # --- rules across fields ---------------------------------------------------------------------------------------------

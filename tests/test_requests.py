@@ -312,3 +312,35 @@ def test_changed_text_keeps_verdicts_and_what_was_left_out():
 
     assert changed.prompt_filter_results == {0: {"hate": {"filtered": False}}}
     assert changed.body() == {"messages": [{"role": "user", "content": "HI"}]}
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "https://a.example/b.png"}}
+
+
+def part(text):
+    return {"type": "text", "text": text}
+
+
+def test_a_text_cut_by_content_part_borders_is_read_as_one():
+    request = chat(messages=[{"role": "user", "content": [part("Night"), part("jar"), IMAGE, part("flies")]}])
+
+    assert [(text.value, text.where) for text in request.texts() if text.role == "user"][:1] == [
+        ("Nightjar", "messages[0].content[0]")
+    ]
+    assert "flies" in texts(request)
+
+
+def test_a_text_cut_by_content_part_borders_is_changed_as_one():
+    request = chat(messages=[{"role": "user", "content": [part("a Night"), part("jar b"), IMAGE, part("c")]}])
+
+    changed = request.map_text(lambda text: text.replace("Nightjar", "[bird]"))
+
+    assert changed.body()["messages"][0]["content"] == [part("a [bird] b"), IMAGE, part("c")]
+
+
+def test_content_parts_stay_as_they_are_where_their_borders_do_not_matter():
+    request = chat(messages=[{"role": "user", "content": [part("one "), part("two")]}])
+
+    changed = request.map_text(str.upper)
+
+    assert changed.body()["messages"][0]["content"] == [part("ONE "), part("TWO")]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TypeAlias, TypeVar
@@ -14,17 +13,20 @@ from starlette.responses import JSONResponse, Response
 
 from sluicegate import __version__
 from sluicegate.api import body, embeddings, errors, models, versions
-from sluicegate.api.generation import Envelope
+from sluicegate.api.generation import Envelope, Resumed
 from sluicegate.api.sse import EventStream
 from sluicegate.app import Sluicegate
 from sluicegate.call import Call
 from sluicegate.errors import InvalidRequest, NotFound, PayloadTooLarge, SluicegateError
 from sluicegate.plugins import log_failure
 from sluicegate.requests import ChatRequest, EmbeddingRequest, Request
-from sluicegate.types import Chunk, Principal, Role
+from sluicegate.types import Principal, Role
+from sluicegate.worker_memory import forget_finished_requests
 
-MAX_BODY_BYTES = 32 << 20
-"""Of a JSON request, images in it included."""
+MAX_CHAT_BYTES = 32 << 20
+"""Of a chat request, images in it included."""
+MAX_BODY_BYTES = 8 << 20
+"""Of any other JSON request."""
 _MAX_CLIENT_ID = 128
 
 R = TypeVar("R", bound=Request)
@@ -40,7 +42,7 @@ class _Incoming:
     version: versions.Version
 
     async def parse(self, kind: type[R]) -> R:
-        return body.parse(kind, await _read(self.http))
+        return body.parse(kind, await _read(self.http, MAX_CHAT_BYTES if kind is ChatRequest else MAX_BODY_BYTES))
 
     async def call(self, gate: Sluicegate, request: Request) -> Call:
         """Return the call of the deployment that is asked for; filters see it next."""
@@ -81,7 +83,7 @@ async def generate(gate: Sluicegate, http: HttpRequest, kind: type[Request], ren
             model=call.model.id,
             annotations=incoming.version.annotations,
         )
-        answer = _resumed(first, chunks)
+        answer = Resumed(first, chunks)
         if getattr(request, "stream", False):
             return EventStream(renderer.events(answer, call.request, envelope))
         return Response(await renderer.collect(answer, call.request, envelope), media_type="application/json")
@@ -143,6 +145,7 @@ async def healthz(gate: Sluicegate) -> Response:
 async def _handled(gate: Sluicegate, http: HttpRequest, work: _Work) -> Response:
     """Authenticate, do the work, and answer whatever it raises; with the headers every answer has."""
     call_id = uuid.uuid4().hex
+    forget_finished_requests()
     try:
         await gate.start()
         principal = await gate.authenticate(http.headers, Role.CALLER)
@@ -172,20 +175,13 @@ def _headers(gate: Sluicegate, http: HttpRequest, call_id: str) -> dict[str, str
     return headers
 
 
-async def _read(http: HttpRequest) -> bytes:
-    """Return the body, at most :data:`MAX_BODY_BYTES` of it."""
+async def _read(http: HttpRequest, max_bytes: int) -> bytes:
+    """Return the body, at most ``max_bytes`` of it."""
     pieces: list[bytes] = []
     size = 0
     async for piece in http.stream():
         size += len(piece)
-        if size > MAX_BODY_BYTES:
-            raise PayloadTooLarge(f"The request body exceeds {MAX_BODY_BYTES >> 20} MiB.")
+        if size > max_bytes:
+            raise PayloadTooLarge(f"The request body exceeds {max_bytes >> 20} MiB.")
         pieces.append(piece)
     return b"".join(pieces)
-
-
-async def _resumed(first: Chunk, chunks: AsyncGenerator[Chunk]) -> AsyncGenerator[Chunk]:
-    async with aclosing(chunks):
-        yield first
-        async for chunk in chunks:
-            yield chunk

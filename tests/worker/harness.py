@@ -10,7 +10,8 @@ indexing and its checks, the HTTP server and its coordinator, invocation, conver
 prints the port that it serves on (a free one for 0) as the first line of its standard output. One app per process: the
 library keeps its registries in modules. Beside the app's routes there is, as in the embedded host,
 ``POST /admin/functions/<timer>``, answered with 202, or with 200 or 500 after the run if ``Prefer: wait`` is sent; here the
-body may be ``{"input": {"past_due": true}}``. Answers carry ``x-invocation-status``: Success, Failure or Pending.
+body may be ``{"input": {"past_due": true}}``. Answers carry ``x-invocation-status``: Success, Failure or Pending, and
+``x-invocations-remembered``: for how many the library holds a record.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import azure_functions_runtime as runtime
+from azure_functions_runtime import http_v2
 import httpx
 import uvicorn
 
@@ -128,6 +130,10 @@ class Worker:
         if not invocation.done():
             return "Pending"
         return "Success" if invocation.result().result.status == self.protos.StatusResult.Success else "Failure"
+
+    def invocations_remembered(self) -> int:
+        """Return how many records of HTTP invocations the library holds."""
+        return len(http_v2.http_coordinator._context_references)
 
     def _begin(self, function: Any, invocation_id: str, value: Message) -> asyncio.Task[Any]:
         invocation = Message(
@@ -234,6 +240,7 @@ class Front:
                 answer = [(name.lower(), value) for name, value in response.headers.raw]
                 answer = [header for header in answer if header[0] not in HOP_BY_HOP]
                 answer.append((b"x-invocation-status", (await self._worker.status(invocation)).encode()))
+                answer.append((b"x-invocations-remembered", str(self._worker.invocations_remembered()).encode()))
                 await send({"type": "http.response.start", "status": response.status_code, "headers": answer})
                 async for piece in response.aiter_raw():
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
