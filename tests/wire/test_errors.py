@@ -13,6 +13,7 @@ from tests.wire.cues import play, user
 
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "hello"}]}
 LIMIT = 32 << 20
+EMBEDDING_LIMIT = 8 << 20
 
 
 def error(response: httpx.Response) -> dict[str, object]:
@@ -236,12 +237,19 @@ def test_a_body_that_is_too_large(http, spelling, declared):
 
 
 def test_a_body_just_within_the_limit(http):
-    empty = json.dumps(chat(messages=[{"role": "user", "content": ""}]))
-    content = "x" * (LIMIT - len(empty))
+    content = "x" * (EMBEDDING_LIMIT - 100)
 
-    response = http.post(path("v1", "embeddings"), json={"model": "embedding", "input": content[:-100]})
+    response = http.post(path("v1", "embeddings"), json={"model": "embedding", "input": content})
 
     assert response.status_code == 200
+
+
+def test_less_is_taken_for_embeddings_than_for_chat(http):
+    content = "x" * EMBEDDING_LIMIT
+
+    response = http.post(path("v1", "embeddings"), json={"model": "embedding", "input": content})
+
+    assert (response.status_code, error(response)["code"]) == (413, "413")
 
 
 def test_a_limit_tells_when_to_come_back(http):

@@ -31,9 +31,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import azure_functions_runtime as runtime
-from azure_functions_runtime import http_v2
 import httpx
 import uvicorn
+from azure_functions_runtime import http_v2
 
 # At the end, where the app's folder goes before it: the app must not be shadowed by another function_app.py.
 REPOSITORY = str(Path(__file__).resolve().parents[2])
