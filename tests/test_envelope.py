@@ -145,6 +145,18 @@ def test_records_cannot_change_places(one, other):
         KEY.open(7, header_only + b"".join(parts))
 
 
+@pytest.mark.parametrize("order", [[2, 1, 0], [0, 0, 1, 2], [0, 2, 2]], ids=["reversed", "doubled", "replaced"])
+def test_records_cannot_change_order_or_come_twice(order):
+    parts = frames(BATCH)
+
+    def reorder(header):
+        header["index"] = [header["index"][number] for number in order]
+
+    header_only = rewritten(BATCH, reorder)[: -sum(map(len, parts))]
+    with pytest.raises(SealBroken):
+        KEY.open(7, header_only + b"".join(parts[number] for number in order))
+
+
 CHANGES = {
     "another record's id": lambda header: header["index"][0].__setitem__(0, "third"),
     "another record's position": lambda header: header["index"][0].__setitem__(1, 1),

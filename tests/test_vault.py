@@ -640,6 +640,18 @@ async def test_a_key_that_is_not_proven_gone_is_reported_and_the_rest_still_goes
     assert await vault.overdue(NEW_YEAR + 30 * DAY) == ("20260101",)
 
 
+async def test_a_key_that_could_be_recovered_is_reported(blobs, clock):
+    class Recoverable(MemoryKeys):
+        async def destroy(self, name):
+            return not await super().destroy(name)
+
+    vault = Vault(blobs, Recoverable(), clock=clock)
+    await vault.store("contoso", "keeper").keep("one", CANARY)
+
+    with pytest.raises(PurgeIncomplete, match="20260101: its key"):
+        await vault.purge_overdue(NEW_YEAR + 30 * DAY)
+
+
 async def test_a_key_service_that_cannot_be_reached_does_not_keep_the_ciphertext(blobs, clock):
     class Unreachable(MemoryKeys):
         async def destroy(self, name):

@@ -1,6 +1,7 @@
 import asyncio
 import fcntl
 import os
+import re
 import resource
 import stat
 import subprocess
@@ -75,6 +76,76 @@ async def test_only_its_owner_may_read_it(store, folder):
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.rglob("*"))}
     assert {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
     assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
+
+
+@pytest.fixture
+def flushes(monkeypatch):
+    """What is named, unnamed and flushed, in order; paths without their random parts."""
+    seen = []
+    opened = {}
+    real = {name: getattr(os, name) for name in ("open", "fsync", "link", "rename", "unlink", "mkdir")}
+
+    def short(path):
+        return re.sub(r"(\.\w+)-[0-9a-f]{16}(/\d+)?", r"\1", str(path).partition("/storage")[2]) or "/"
+
+    def traced_open(path, *args, **kwargs):
+        fd = real["open"](path, *args, **kwargs)
+        opened[fd] = path
+        return fd
+
+    def traced(name):
+        def call(*args, **kwargs):
+            seen.append((name, *(short(opened[arg] if name == "fsync" else arg) for arg in args[:2] if arg != 0o700)))
+            return real[name](*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(os, "open", traced_open)
+    for name in real.keys() - {"open"}:
+        monkeypatch.setattr(os, name, traced(name))
+    return seen
+
+
+@pytest.mark.parametrize(("options", "naming"), [({"create": True}, "link"), ({}, "rename")], ids=["create", "replace"])
+async def test_a_blob_is_flushed_before_it_is_named_and_its_folder_before_put_returns(store, flushes, options, naming):
+    await store.put("container", "deep/other", b"")
+    flushes.clear()
+    await store.put("container", "deep/blob", b"data", **options)
+
+    assert [step for step in flushes if step[0] != "unlink"] == [
+        ("fsync", "/.staging"),
+        (naming, "/.staging", "/container/deep/_blob"),
+        ("fsync", "/container/deep"),
+    ]
+
+
+async def test_folders_are_flushed_into_their_parents_from_the_top(store, flushes):
+    await store.put("container", "deep/blob", b"data", create=True)
+
+    made = [step for step in flushes if step[0] in ("mkdir", "fsync")]
+    assert made[-5:] == [
+        ("mkdir", "/container"),
+        ("fsync", "/"),
+        ("mkdir", "/container/deep"),
+        ("fsync", "/container"),
+        ("fsync", "/container/deep"),
+    ]
+
+
+async def test_deleting_and_dropping_are_flushed(store, flushes):
+    await store.put("container", "deep/blob", b"")
+    await store.put("container", "deep/other", b"")
+    flushes.clear()
+    await store.delete("container", "deep/blob")
+    await store.drop("container")
+
+    assert flushes[:4] == [
+        ("unlink", "/container/deep/_blob"),
+        ("fsync", "/container/deep"),
+        ("rename", "/container", "/.dropped"),
+        ("fsync", "/"),
+    ]
+    assert flushes[-1] == ("fsync", "/")
 
 
 async def test_a_blob_is_a_file_that_an_operator_finds(store, folder):

@@ -94,6 +94,23 @@ async def test_destroying_overwrites_the_key_wherever_it_is_linked(keys, folder,
     assert set((tmp_path / "forgotten").read_bytes()) == {0}
 
 
+async def test_keys_are_flushed_before_they_are_used_and_when_they_are_gone(keys, folder, monkeypatch):
+    steps = []
+    fsync, rename, unlink = os.fsync, os.rename, os.unlink
+
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (steps.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file"), fsync(fd))
+    )
+    monkeypatch.setattr(os, "rename", lambda *paths, **options: (steps.append("rename"), rename(*paths, **options)))
+    monkeypatch.setattr(os, "unlink", lambda *paths, **options: (steps.append("unlink"), unlink(*paths, **options)))
+
+    await keys.create("ret-20260101")
+    assert steps == ["file", "rename", "folder"]
+    steps.clear()
+    await keys.destroy("ret-20260101")
+    assert steps == ["file", "unlink", "folder"]
+
+
 async def test_destroying_takes_a_half_made_key_with_it(keys, folder):
     await keys.create("ret-20260101")
     (folder / ".new").write_text("half")
