@@ -24,7 +24,7 @@ from sluicegate.first_run import CREDENTIALS, use_embedded_settings
 from sluicegate.types import utc_now
 from sluicegate.vault import CEILING_DAYS
 
-SECRET = "my lucky number is 74093"  # noqa: S105 - what the tour looks for on disk
+SECRET = "My lucky number is 74093."  # noqa: S105 - what the tour looks for on disk
 
 
 def main(root: Path) -> int:
@@ -50,7 +50,7 @@ def _talk(client: openai.AzureOpenAI, credentials: dict[str, Any]) -> None:
     chat = credentials["chat_deployment"]
 
     _say(2, "Chat, with the unmodified openai client.")
-    question = f"What is the capital of France? By the way, {SECRET}."
+    question = "What is the capital of France?"
     answer = client.chat.completions.create(
         model=chat, messages=[{"role": "user", "content": question}], max_tokens=40, temperature=0
     )
@@ -60,17 +60,17 @@ def _talk(client: openai.AzureOpenAI, credentials: dict[str, Any]) -> None:
 
     _say(3, "The same, streamed: each piece as the model makes it.")
     pieces = client.chat.completions.create(
-        model=chat, messages=[{"role": "user", "content": "Name three colours."}], max_tokens=30, stream=True
+        model=chat, messages=[{"role": "user", "content": "What is the capital of Italy?"}], temperature=0, stream=True
     )
     _show(" | ".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices))
 
     _say(4, "Embeddings: related sentences lie close together.")
-    texts = ["A cat sits on the mat.", "A kitten rests on a rug.", "The stock market fell."]
+    texts = ["A cat sits on the mat.", "A kitten rests on a rug.", SECRET]
     vectors = [
         row.embedding for row in client.embeddings.create(model=credentials["embedding_deployment"], input=texts).data
     ]
     _show(
-        f"cat and kitten {_cosine(vectors[0], vectors[1]):.2f}, cat and stock market {_cosine(vectors[0], vectors[2]):.2f}"
+        f"cat and kitten {_cosine(vectors[0], vectors[1]):.2f}, cat and lucky number {_cosine(vectors[0], vectors[2]):.2f}"
     )
 
     _say(5, "A prompt with a blocked term is refused in Azure's form; the model never sees it.")
