@@ -60,7 +60,10 @@ def _talk(client: openai.AzureOpenAI, credentials: dict[str, Any]) -> None:
 
     _say(3, "The same, streamed: each piece as the model makes it.")
     pieces = client.chat.completions.create(
-        model=chat, messages=[{"role": "user", "content": "What is the capital of Italy?"}], temperature=0, stream=True
+        model=chat,
+        messages=[{"role": "user", "content": "Write one sentence about the sea."}],
+        temperature=0,
+        stream=True,
     )
     _show(" | ".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices))
 
