@@ -922,6 +922,33 @@ async def test_an_answer_whose_scope_is_cancelled_is_retained_as_abandoned(watch
     assert assembly.model.closed == 1
 
 
+@pytest.mark.parametrize("n", [1, 2])
+async def test_every_filter_is_closed_before_the_exchange_is_retained(n):
+    events = []
+
+    def closing(name):
+        async def post_filter(chunks):
+            try:
+                async for chunk in chunks:
+                    yield chunk
+            finally:
+                await asyncio.sleep(0)
+                events.append(name)
+
+        return plugin_of(post_filter, name=name)
+
+    retained = retaining(lambda exchange, store: events.append("retained") or slowly(exchange, store))
+    filters = [closing("first"), closing("second")]
+    assembly = Assembly(FakeModel("a", asyncio.Event()), post_filter=filters, retain=[retained])
+    answer = assembly.pipeline.chunks(assembly.call(chat_request("hello", n=n)))
+
+    await anext(answer)
+    await answer.aclose()
+
+    assert sorted(events[:-1]) == sorted(["first", "second"] * n)
+    assert events[-1] == "retained"
+
+
 async def test_a_reader_who_is_cancelled_twice_does_not_stop_the_retaining(watched):
     assembly, first, read = leaving(watched)
     reader = asyncio.create_task(read())
