@@ -13,7 +13,17 @@ from sluicegate.config import Pipeline
 from sluicegate.errors import InvalidRequest, PluginFailed, Refused, StartupError
 from sluicegate.plugins import Plugins, log_failure
 from sluicegate.requests import FEATURES
-from sluicegate.testing import FakeModel, MemoryKeys, MemoryStorage, chat_request, plugin_of
+from sluicegate.testing import (
+    FakeModel,
+    MemoryKeys,
+    MemoryStorage,
+    Use,
+    answered,
+    chat_request,
+    check_plugin,
+    plugin_of,
+    pre_filtered,
+)
 from sluicegate.testing.harness import PRINCIPAL
 from sluicegate.types import Model, PluginConfig
 from tests.conftest import write
@@ -538,3 +548,68 @@ def test_a_failure_is_logged_without_its_message_or_causes(caplog):
     assert "plugin mine failed in retain: KeyError" in caplog.text
     assert "test_plugins.py" in caplog.text
     assert SECRET not in caplog.text
+
+
+# --- what authors test with ------------------------------------------------------------------------------------------
+
+
+def test_a_plugin_that_does_not_say_what_it_does_is_found():
+    silent = module(PASSES)
+    silent.__doc__ = None
+
+    with pytest.raises(AssertionError, match="plugin 'made': has no docstring"):
+        check_plugin(silent)
+
+
+def test_a_setting_that_does_not_say_what_it_does_is_found():
+    with pytest.raises(AssertionError, match="plugin 'plugin', setting words: has no docstring"):
+        check_plugin(with_settings())
+
+
+def test_a_plugin_that_would_not_load_is_found():
+    with pytest.raises(StartupError, match="must be async def"):
+        check_plugin(module("@hookimpl\ndef pre_filter(request): return request"))
+
+
+async def test_a_plugin_under_test_is_started_and_shut_down():
+    events = []
+
+    async def startup():
+        events.append("startup")
+
+    async def pre_filter(request):
+        events.append("pre_filter")
+        return request
+
+    async def shutdown():
+        events.append("shutdown")
+
+    mine = plugin_of(startup, pre_filter, shutdown)
+
+    await pre_filtered(mine, "hello")
+    await answered("hello", pre_filter=[mine])
+
+    assert events == ["startup", "pre_filter", "shutdown"] * 2
+
+
+async def test_one_plugin_in_two_stages_is_loaded_once():
+    seen = []
+
+    async def pre_filter(request, config):
+        seen.append(config)
+        return request
+
+    async def post_filter(chunks, config):
+        seen.append(config)
+        async for chunk in chunks:
+            yield chunk
+
+    def register_config():
+        return Settings
+
+    mine = plugin_of(pre_filter, post_filter, register_config)
+
+    await answered("hello", pre_filter=[Use(mine, {"limit": 9})], post_filter=[mine])
+
+    assert [config.limit for config in seen] == [9, 9]
+    assert seen[0] is seen[1]
