@@ -21,7 +21,8 @@ from typing import Any
 
 from pydantic import Field
 
-from sluicegate import Exchange, Expired, PluginConfig, Purged, hookimpl
+from sluicegate import Exchange, PluginConfig, Purged, hookimpl
+from sluicegate.types import Scope
 from sluicegate.vault import CEILING_DAYS, Store
 
 NAMES_THE_USER = frozenset({"user", "safety_identifier", "user_security_context"})
@@ -43,11 +44,11 @@ def register_config() -> type[PluginConfig]:
 
 @hookimpl
 async def retain(exchange: Exchange, store: Store) -> None:
-    await store.keep(exchange.id, serialized(exchange))
+    await store.keep(exchange.id, serialized(exchange), user=exchange.user)
 
 
 @hookimpl
-async def purge(scope: Expired, store: Store, config: Config) -> Purged:
+async def purge(scope: Scope, store: Store, config: Config) -> Purged:
     return await store.purge(scope, days=config.days)
 
 

@@ -7,18 +7,21 @@ A batch, version 1; integers are big endian::
     5     1   cipher, 1: AES-256-GCM
     6     2   flags, 0
     8     4   length n of the header
-    12    n   header, canonical JSON: {"account", "commitment", "day", "index": [[record, position, length], ...],
-              "kid", "plugin", "seq"}
+    12    n   header, canonical JSON: {"account", "commitment", "day", "deletions",
+              "index": [[record, position, length, user], ...], "kid", "plugin", "seq"}
     12+n      one frame per entry of the index, in its order: nonce (12 bytes, random) | ciphertext | tag (16 bytes)
 
-``commitment`` is lower-case hex; ``length`` counts a whole frame in bytes. The header is not secret, so account, plugin
-and record ids must be opaque.
+``commitment`` is lower-case hex; ``length`` counts a whole frame in bytes; ``deletions`` says how many deletions of its day
+the writer knew of. Positions ascend; one that is missing was deleted. The header is not secret, so account, plugin and
+record ids must be opaque. ``user`` is an end user's mark, empty for none: the first 16 bytes, in hex, of HMAC-SHA256
+under the user's keyed hash of ``["sluicegate/user", 1, account, plugin, day]``. Who reads the storage alone can tell
+that two records of one account, plugin and day are of the same user, and nothing across days.
 
 A data key is 32 random bytes. HKDF-SHA256 with salt ``kid`` and info ``["sluicegate/data-key", 1, account, plugin, day]``
 yields 64 bytes: the AES key, then the commitment. GCM alone commits to no key, and RSA-OAEP and A256KW take no associated
 data, so the derivation is what ties a wrapped key to one account, plugin and day. Each record's associated data is
-``["sluicegate/record", 1, account, plugin, day, kid]`` | seq (8 bytes) | position (4 bytes) | record id, where ``[...]``
-is canonical JSON.
+``["sluicegate/record", 1, account, plugin, day, kid]`` | seq (8 bytes) | position (4 bytes) | deletions (4 bytes) |
+user's mark (16 bytes, zero for none) | record id, where ``[...]`` is canonical JSON.
 
 Not promised: who can write to the storage can delete whole records, and who can also wrap keys can forge new ones.
 
@@ -31,12 +34,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
 import json
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -49,9 +53,14 @@ from sluicegate.services import WrappedKey
 SECRET_BYTES = 32
 _PREFIX = struct.Struct(">4sBBHI")
 _START = (b"RTN1", 1, 1, 0)
-_COUNTERS = struct.Struct(">QI")
+_COUNTERS = struct.Struct(">QII16s")
 _NONCE = 12
 _TAG = 16
+_MARK = 16
+_HASH = 32
+
+Sealable: TypeAlias = tuple[str, bytes, str]
+"""A record's id, its data, and its end user's mark or an empty text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +80,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A record's line in the index; ``length`` of its frame in bytes."""
+    """A record's line in the index; ``length`` of its frame in bytes, ``user`` the end user's mark or empty."""
 
     record: str
     position: int
     length: int
+    user: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +93,13 @@ class Header:
     """What a batch says of itself; nothing of it is proven before ``DataKey.open``.
 
     Attributes:
+        deletions: How many deletions of the day the writer knew of.
         size: Of everything before the first frame, in bytes.
     """
 
     place: Place
     seq: int
+    deletions: int
     commitment: str
     index: tuple[Entry, ...]
     size: int
@@ -110,20 +122,20 @@ class DataKey:
         self._aead = AESGCM(derived[:32])
         self._context = _canonical(["sluicegate/record", 1, place.account, place.plugin, place.day, place.kid])
 
-    def seal(self, seq: int, records: Sequence[tuple[str, bytes]]) -> bytes:
+    def seal(self, seq: int, records: Sequence[Sealable], deletions: int = 0) -> bytes:
         """Return the records as one batch; ``seq`` must not repeat under this key."""
         nonces = os.urandom(_NONCE * len(records))
-        index: list[list[object]] = []
+        index: list[Entry] = []
         frames: list[bytes] = []
-        for position, (record, data) in enumerate(records):
+        for position, (record, data, user) in enumerate(records):
             nonce = nonces[position * _NONCE : (position + 1) * _NONCE]
-            frames += (nonce, self._aead.encrypt(nonce, data, self._associated_data(seq, position, record)))
-            index.append([record, position, _NONCE + len(frames[-1])])
-        header = _canonical(_header(self.place, seq, self._commitment, index))
-        return b"".join((_PREFIX.pack(*_START, len(header)), header, *frames))
+            associated_data = self._associated_data(seq, position, deletions, user, record)
+            frames += (nonce, self._aead.encrypt(nonce, data, associated_data))
+            index.append(Entry(record, position, _NONCE + len(frames[-1]), user))
+        return b"".join((_beginning(self.place, seq, deletions, self._commitment, index), *frames))
 
-    def open(self, seq: int, batch: bytes) -> list[tuple[str, bytes]]:
-        """Return the records of the batch that was sealed here as number ``seq``.
+    def open(self, seq: int, batch: bytes) -> tuple[Header, list[bytes]]:
+        """Return the batch that was sealed here as number ``seq``: its header, and the data of each entry of its index.
 
         Raises:
             SealBroken: It is another batch, another key's, or a byte of it was changed, added or lost.
@@ -133,41 +145,82 @@ class DataKey:
             raise SealBroken("the batch belongs elsewhere")
         if header.commitment != self._commitment:
             raise SealBroken("the batch was sealed under another key")
-        records = []
+        opened = []
         start = header.size
         for entry in header.index:
             nonce = batch[start : start + _NONCE]
             sealed = batch[start + _NONCE : start + entry.length]
-            associated_data = self._associated_data(seq, entry.position, entry.record)
+            associated_data = self._associated_data(seq, entry.position, header.deletions, entry.user, entry.record)
             try:
-                records.append((entry.record, self._aead.decrypt(nonce, sealed, associated_data)))
+                opened.append(self._aead.decrypt(nonce, sealed, associated_data))
             except InvalidTag:
                 raise SealBroken("a record was changed or moved") from None
             start += entry.length
-        return records
+        return header, opened
 
-    def _associated_data(self, seq: int, position: int, record: str) -> bytes:
-        return self._context + _COUNTERS.pack(seq, position) + record.encode()
+    def _associated_data(self, seq: int, position: int, deletions: int, user: str, record: str) -> bytes:
+        return self._context + _COUNTERS.pack(seq, position, deletions, bytes.fromhex(user)) + record.encode()
 
 
-def read_header(batch: bytes) -> Header:
+def without(batch: bytes, positions: Collection[int]) -> bytes | None:
+    """Return the batch without the records at these positions, or None when none is left; needs no key."""
+    header = read_header(batch)
+    index: list[Entry] = []
+    frames: list[bytes] = []
+    start = header.size
+    for entry in header.index:
+        if entry.position not in positions:
+            index.append(entry)
+            frames.append(batch[start : start + entry.length])
+        start += entry.length
+    if not index:
+        return None
+    return b"".join((_beginning(header.place, header.seq, header.deletions, header.commitment, index), *frames))
+
+
+def user_mark(user: str, account: str, plugin: str, day: str) -> str:
+    """Return what stands for an end user in the batches of one day.
+
+    Args:
+        user: The account's keyed hash of the user, 64 hexadecimal digits.
+    """
+    key = bytes.fromhex(user)
+    if len(key) != _HASH:
+        raise ValueError("an end user is known by the account's keyed hash: 64 hexadecimal digits")
+    context = _canonical(["sluicegate/user", 1, account, plugin, day])
+    return hmac.digest(key, context, "sha256")[:_MARK].hex()
+
+
+def header_size(beginning: bytes) -> int:
+    """Return how many bytes of a batch come before its first frame; at least 12 bytes of it are needed."""
+    try:
+        *start, length = _PREFIX.unpack_from(beginning)
+    except struct.error:
+        raise SealBroken("not a batch") from None
+    if tuple(start) != _START:
+        raise SealBroken("not a batch, or of a version that this release does not know")
+    return _PREFIX.size + int(length)
+
+
+def read_header(batch: bytes, total: int | None = None) -> Header:
     """Return what a batch says of itself.
+
+    Args:
+        batch: All of it, or its beginning, with at least the header.
+        total: Of how many bytes it is the beginning.
 
     Raises:
         SealBroken: It is not exactly one well-formed batch of a known version.
     """
+    size = header_size(batch)
     try:
-        *start, length = _PREFIX.unpack_from(batch)
-        if tuple(start) != _START:
-            raise SealBroken("not a batch, or of a version that this release does not know")
-        size = _PREFIX.size + length
         raw = batch[_PREFIX.size : size]
-        fields = json.loads(raw)
-        header = _read_header(fields, size)
-        canonical = _canonical(_header(header.place, header.seq, header.commitment, fields["index"]))
+        header = _read_header(json.loads(raw), size)
+        canonical = _beginning(header.place, header.seq, header.deletions, header.commitment, header.index)
     except (struct.error, ValueError, TypeError, KeyError, RecursionError):
         raise SealBroken("the batch's header cannot be read") from None
-    if canonical != raw or sum(entry.length for entry in header.index) != len(batch) - size:
+    content = (len(batch) if total is None else total) - size
+    if canonical != batch[:size] or sum(entry.length for entry in header.index) != content:
         raise SealBroken("the batch's header does not describe its content")
     return header
 
@@ -190,28 +243,40 @@ def read_ring_entry(entry: bytes) -> WrappedKey:
         raise SealBroken("a wrapped key cannot be read") from None
 
 
-def _header(place: Place, seq: int, commitment: str, index: object) -> dict[str, object]:
-    return {
-        "account": place.account,
-        "commitment": commitment,
-        "day": place.day,
-        "index": index,
-        "kid": place.kid,
-        "plugin": place.plugin,
-        "seq": seq,
-    }
+def _beginning(place: Place, seq: int, deletions: int, commitment: str, index: Sequence[Entry]) -> bytes:
+    header = _canonical(
+        {
+            "account": place.account,
+            "commitment": commitment,
+            "day": place.day,
+            "deletions": deletions,
+            "index": [(entry.record, entry.position, entry.length, entry.user) for entry in index],
+            "kid": place.kid,
+            "plugin": place.plugin,
+            "seq": seq,
+        }
+    )
+    return _PREFIX.pack(*_START, len(header)) + header
 
 
 def _read_header(fields: Any, size: int) -> Header:
     place = Place(_text(fields["account"]), _text(fields["plugin"]), _text(fields["day"]), _text(fields["kid"]))
     index = tuple(
-        Entry(_text(record), _count(position, 2**32), _count(length, 2**32))
-        for record, position, length in fields["index"]
+        Entry(_text(record), _count(position, 2**32), _count(length, 2**32), _mark(user))
+        for record, position, length, user in fields["index"]
     )
     positions = [entry.position for entry in index]
     if not index or positions != sorted(set(positions)) or min(entry.length for entry in index) < _NONCE + _TAG:
         raise ValueError("index")
-    return Header(place, _count(fields["seq"], 2**64), _text(fields["commitment"]), index, size)
+    deletions = _count(fields["deletions"], 2**32)
+    return Header(place, _count(fields["seq"], 2**64), deletions, _text(fields["commitment"]), index, size)
+
+
+def _mark(value: object) -> str:
+    mark = bytes.fromhex(_text(value))
+    if mark.hex() != value or (mark and (len(mark) != _MARK or not any(mark))):
+        raise ValueError("not a mark")
+    return mark.hex()
 
 
 def _text(value: object) -> str:

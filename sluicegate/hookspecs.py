@@ -19,7 +19,7 @@ from pluggy import HookimplMarker, HookspecMarker
 from sluicegate.accounts import Accounts
 from sluicegate.requests import EmbeddingRequest, GenerationRequest, Request
 from sluicegate.services import BlobStore, KeyService
-from sluicegate.types import Chunk, Embeddings, Exchange, Expired, Model, PluginConfig, Principal, Purged
+from sluicegate.types import Chunk, Embeddings, Exchange, Model, PluginConfig, Principal, Purged, Scope
 from sluicegate.vault import Store
 
 hookspec = HookspecMarker("sluicegate")
@@ -349,7 +349,7 @@ class Hooks(Protocol):
 
             @hookimpl
             async def retain(exchange, store):
-                await store.keep(exchange.id, exchange.outcome.encode())
+                await store.keep(exchange.id, exchange.outcome.encode(), user=exchange.user)
 
             @hookimpl
             async def purge(scope, store):
@@ -361,11 +361,16 @@ class Hooks(Protocol):
     # --- timers ------------------------------------------------------------------------------------------------------
 
     @hookspec
-    async def purge(self, scope: Expired, store: Store, config: Any) -> Purged:
+    async def purge(self, scope: Scope, store: Store, config: Any) -> Purged:
         """Delete what ``scope`` names and return what is gone; run again, it finds nothing to do.
 
-        Called by the purge timer for each account. Raising lets the other plugins go on; the invocation fails and the
-        next tick tries again. See ``retain`` for an example.
+        The purge timer calls it for each account with ``Expired``: everything whose time is up, by the plugin's settings
+        or the account's, whichever is less. A deletion calls it once, in one account, with ``OfRecord``, ``OfUser`` or
+        ``OfAccount``: what the plugin has kept so far of one record, of one end user (a keyed hash, as
+        ``Exchange.user``), or of everybody. ``store.purge`` does all of these for what was kept in ``store``.
+
+        Raising lets the other plugins go on; the timer's invocation fails and the next tick tries again, a deletion
+        is reported as incomplete. See ``retain`` for an example.
 
         .. versionadded:: 0.1
         """

@@ -211,9 +211,41 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """Purge scope: everything whose time is up at ``now`` (aware, UTC)."""
+    """Purge scope: everything whose time is up at ``now`` (aware, UTC).
+
+    Attributes:
+        days: What the account allows at most, 1 to 30.
+    """
 
     now: datetime
+    days: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class OfRecord:
+    """Purge scope: one record, by its id."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class OfUser:
+    """Purge scope: everything of one end user.
+
+    Attributes:
+        user: The account's keyed hash of the user, as ``Exchange.user`` has it.
+    """
+
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class OfAccount:
+    """Purge scope: everything of the account that has been kept so far."""
+
+
+Scope: TypeAlias = Expired | OfRecord | OfUser | OfAccount
+"""What a purge is to delete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,12 +255,17 @@ class Purged:
     Attributes:
         days: UTC days (``YYYYMMDD``) that are gone, keys and ciphertext.
         blobs: How many blobs were deleted.
-        bytes: Their size.
+        bytes: How many bytes of storage went with them, or with the records.
+        records: How many records were deleted one by one; those of whole days are not counted.
+        evidence: SHA-256, in hex, over the names of what was deleted; empty when that is nothing. It can be checked
+            against a list of the names, and tells nobody what they are.
     """
 
     days: tuple[str, ...] = ()
     blobs: int = 0
     bytes: int = 0
+    records: int = 0
+    evidence: str = field(default="", compare=False)
 
 
 def utc_now() -> datetime:

@@ -1,57 +1,66 @@
 """Encrypted storage: one namespace per account and plugin, every blob with an end.
 
-The layout says when everything goes, without asking any plugin::
-
-    key service  ret-YYYYMMDD                                          wraps the day's data keys
-    container    ret-YYYYMMDD    {account}/{plugin}/{kid}/{seq:08d}    batches of records
-    container    keyring         {day}/{account}/{plugin}/{kid}        wrapped data keys
-
-Destroying the day's key makes every copy of the day unreadable, backups included; dropping its container removes the
-ciphertext in one call. A data key belongs to one account, plugin, day and process, so processes share no counter and
-need no coordination. Days are UTC, by this process's clock when a batch is sealed.
+:mod:`sluicegate.day_layout` says where everything is; the layout says when it goes, without asking any plugin. Destroying
+the day's key makes every copy of the day unreadable, backups included; dropping its container removes the ciphertext in
+one call. A data key belongs to one account, plugin, day and process, so processes share no counter and need no
+coordination. Days are UTC, by this process's clock when a batch is sealed.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
 import re
-import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator, Callable, Iterable
+from datetime import datetime
 
-from sluicegate.envelope import SECRET_BYTES, DataKey, Place, read_ring_entry, ring_entry
-from sluicegate.errors import BlobNotFound, KeyNotFound, KeyUnavailable, PurgeIncomplete, SealBroken, ServiceError
+from sluicegate.batch_writer import Writer
+from sluicegate.day_layout import (
+    CEILING_DAYS,
+    IS_DELETION,
+    KEYRING,
+    MARGIN,
+    PENDING,
+    Gone,
+    Namespace,
+    Tally,
+    ceiling,
+    combined,
+    container,
+    day_of,
+    days_in,
+    delete_all,
+    due,
+    has_ended,
+    is_day,
+    is_empty,
+    key_name,
+    stored_days,
+)
+from sluicegate.deletion import Deletion, DeletionLog, batches, remove
+from sluicegate.errors import BlobChanged, BlobNotFound, KeyUnavailable, PurgeIncomplete, ServiceError
 from sluicegate.group_commit import GroupCommit
+from sluicegate.reading import Reader, Record
 from sluicegate.services import BlobStore, KeyService, check_names
-from sluicegate.types import Expired, Purged, utc_now
+from sluicegate.types import Expired, OfAccount, OfRecord, OfUser, Purged, Scope, utc_now
 
-CEILING_DAYS = 30
-"""Nothing is kept longer, whatever the settings say."""
-MARGIN = timedelta(hours=1)
-"""A day is due this much before its time, so that an hourly timer meets it; a day that ended this long ago has no writer."""
-KEYRING = "keyring"
+__all__ = [
+    "CEILING_DAYS",
+    "KEYRING",
+    "MAX_BATCH_BYTES",
+    "MAX_RECORD_BYTES",
+    "Record",
+    "Store",
+    "Vault",
+    "combined",
+    "due",
+]
+
 IN_FLIGHT = 4
 MAX_BATCH_BYTES = 4 << 20
 MAX_RECORD_BYTES = 256 << 20
 _STORES = 10_000
-_DELETES = 16
-_THREAD_BYTES = 256 << 10
 _RECORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=@+-]{0,199}")
-_BATCH = re.compile(r"([0-9a-f]{24})/([0-9]{8})")
-_DAY = re.compile(r"[0-9]{8}")
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One kept record; ``day`` is the UTC day it was written, ``YYYYMMDD``."""
-
-    id: str
-    day: str
-    data: bytes
+_USER = re.compile(r"[0-9a-f]{64}")
 
 
 class Store:
@@ -67,143 +76,180 @@ class Store:
         in_flight: int,
     ) -> None:
         self._blobs = blobs
-        self._keys = keys
-        self._account = account
-        self._plugin = plugin
-        self._prefix = f"{account}/{plugin}/"
-        self._writer = _Writer(blobs, keys, clock, account, plugin)
+        self._clock = clock
+        self._names = Namespace(account, plugin)
+        self._reader = Reader(blobs, keys, self._names)
+        self._writer = Writer(blobs, keys, clock, self._names)
         self._lane = GroupCommit(self._writer.write, in_flight=in_flight, max_bytes=MAX_BATCH_BYTES)
 
-    async def keep(self, record: str, data: bytes) -> None:
+    async def keep(self, record: str, data: bytes, *, user: str | None = None) -> None:
         """Seal and write a record; durable when this returns.
 
         Args:
             record: Its id, stored in the clear, so opaque: ``[A-Za-z0-9][A-Za-z0-9._=@+-]{0,199}``.
             data: At most 256 MiB.
+            user: Keyed hash of the end user it is about, as ``Exchange.user`` has it; it is found and deleted with
+                theirs.
 
         Raises:
             ServiceError: Storage or keys failed; the record may or may not have been written.
         """
-        if not _RECORD.fullmatch(record):
-            raise ValueError("a record's id has 1 to 200 letters, digits and ._=@+- and begins with a letter or digit")
+        _check_record(record)
+        _check_user(user)
         if len(data) > MAX_RECORD_BYTES:
             raise ValueError(f"a record has at most {MAX_RECORD_BYTES} bytes")
         # The index takes space as well, so that empty records fill a batch too.
-        await self._lane.add((record, data), len(data) + len(record) + 64)
+        await self._lane.add((record, data, user), len(data) + len(record) + 100)
 
-    async def records(self, day: str | None = None) -> AsyncIterator[Record]:
-        """Yield the records of one day or of all, oldest day first, decrypted; within a day in no promised order.
+    async def get(self, record: str, *, day: str | None = None) -> Record | None:
+        """Return a record, decrypted, or None when there is none that may be read.
 
-        What is purged meanwhile, or whose key is destroyed, is left out.
+        Args:
+            day: Where to look; otherwise every day is searched, newest first, by the headers of its batches.
+
+        Raises:
+            SealBroken: A batch that was searched was changed, or is not where it was written.
+        """
+        _check_record(record)
+        return await self._reader.get(record, day)
+
+    async def records(
+        self, day: str | None = None, *, user: str | None = None, limit: int | None = None, after: str | None = None
+    ) -> AsyncIterator[Record]:
+        """Yield the records of one day or of all, oldest day first, decrypted.
+
+        Within a day they come in an order of no meaning that never changes, so a page goes on where another ended.
+        Pages repeat nothing, and leave out nothing that was kept before the first one was read; what is kept later may
+        come before the cursor. What is deleted or purged meanwhile, or whose key is destroyed, is left out. A deletion
+        counts at once, in every process: each batch, at most 4 MiB of records or a single larger one, is checked after
+        it was read.
+
+        Args:
+            user: Keyed hash of an end user, for their records only; other batches are not opened.
+            limit: At most so many.
+            after: Only what follows the record with this ``cursor``.
 
         Raises:
             SealBroken: A batch was changed, or is not where it was written.
+            ValueError: ``after`` is not a cursor.
         """
-        if day is not None:
-            _start(day)
-        for each in await _stored_days(self._blobs) if day is None else [day]:
-            data_keys: dict[str, DataKey] = {}
-            async for blob in self._blobs.list(_container(each), self._prefix):
-                try:
-                    opened = await self._open(each, blob.name, data_keys)
-                except (BlobNotFound, KeyNotFound):
-                    continue
-                for record, data in opened:
-                    yield Record(record, each, data)
+        _check_user(user)
+        if limit is not None and limit <= 0:
+            return
+        count = 0
+        async for record in self._reader.records(day, user, after):
+            yield record
+            count += 1
+            if count == limit:
+                return
 
-    async def purge(self, scope: Expired, *, days: int = CEILING_DAYS) -> Purged:
-        """Delete every day's records whose oldest is about to be ``days`` old at ``scope.now``.
+    async def purge(self, scope: Scope, *, days: int = CEILING_DAYS) -> Purged:
+        """Delete what ``scope`` names; run again, it finds nothing to do.
 
-        A day is due an hour before that, and never before it has ended. Wrapped keys go first, so an interrupted purge
-        leaves nothing readable behind what it reached. A batch that another process is writing as the day ends may
-        arrive after this; the next purge finds it.
+        ``Expired`` takes every day's records whose oldest is about to be ``days`` old at ``scope.now``, or as old as the
+        account allows if that is less. A day is due an hour before that, and never before it has ended. Wrapped keys go
+        first, so an interrupted purge leaves nothing readable behind what it reached. A batch that another process is
+        writing as the day ends may arrive after this; the next purge finds it.
+
+        ``OfRecord``, ``OfUser`` and ``OfAccount`` take what was kept before, and what is being written now. As soon as
+        that is recorded, before anything is removed, no reader shows it. It is out of storage when this returns, but for
+        batches that arrive from other processes later: those are never shown, and
+        ``Vault.finish_deletions`` removes them. What such a user or account keeps from then on stays, except that
+        another process may need 30 seconds to know of the deletion: what it keeps until then may go as well.
+        A record's deletion is for good.
 
         Args:
             days: 1 to 30.
+
+        Raises:
+            PurgeIncomplete: Something cannot be read, or be removed; nothing of it is shown. The rest is done.
         """
         if not 1 <= days <= CEILING_DAYS:
             raise ValueError(f"days must be 1 to {CEILING_DAYS}, not {days}")
-        gone: list[Purged] = []
-        for day in await _stored_days(self._blobs):
-            if due(day, days) <= scope.now:
-                self.forget(day)
-                ring = await _delete_all(self._blobs, KEYRING, f"{day}/{self._prefix}")
-                batches = await _delete_all(self._blobs, _container(day), self._prefix)
-                if ring.blobs or batches.blobs:
-                    gone += (Purged((day,)), ring, batches)
-        return combined(gone)
+        if isinstance(scope, Expired):
+            if not 1 <= scope.days <= CEILING_DAYS:
+                raise ValueError(f"an account's days must be 1 to {CEILING_DAYS}, not {scope.days}")
+            return await self._expire(scope.now, min(days, scope.days))
+        return await self._delete(scope)
+
+    async def finish_deletions(self, day: str) -> Purged:
+        """Remove what deletions of a day hide and what came too late for them."""
+        log = DeletionLog(self._blobs, self._names, day)
+        await log.refresh()
+        return await remove(self._blobs, self._names, log) if log.last else Purged()
 
     def forget(self, day: str) -> None:
         """Drop this process's data key of a day."""
         self._writer.forget(day)
 
-    async def _open(self, day: str, name: str, data_keys: dict[str, DataKey]) -> list[tuple[str, bytes]]:
-        match = _BATCH.fullmatch(name.removeprefix(self._prefix))
-        if match is None:
-            raise SealBroken(f"{_container(day)} holds something that is not a batch")
-        kid, seq = match[1], int(match[2])
-        if kid not in data_keys:
-            # Read anew each time: keys that outlived their wrapped form would make shredding a promise for later.
-            entry = await self._blobs.get(KEYRING, f"{day}/{self._prefix}{kid}")
-            secret = await self._keys.unwrap(read_ring_entry(entry.data))
-            if len(secret) != SECRET_BYTES:
-                raise SealBroken("a wrapped key has the wrong length")
-            data_keys.clear()
-            data_keys[kid] = DataKey(secret, Place(self._account, self._plugin, day, kid))
-        return data_keys[kid].open(seq, (await self._blobs.get(_container(day), name)).data)
+    async def _expire(self, now: datetime, days: int) -> Purged:
+        gone: list[Purged] = []
+        for day in await stored_days(self._blobs):
+            if due(day, days) <= now:
+                self.forget(day)
+                ring = await delete_all(self._blobs, KEYRING, self._names.ring(day))
+                # What deletions hide goes before they do.
+                blobs = await delete_all(self._blobs, container(day), self._names.prefix, last=self._names.deletions)
+                if ring.blobs or blobs.blobs:
+                    gone += (Purged((day,)), ring, blobs)
+        return combined(gone)
 
+    async def _delete(self, scope: OfRecord | OfUser | OfAccount) -> Purged:
+        if isinstance(scope, OfRecord):
+            _check_record(scope.id)
+        if isinstance(scope, OfUser):
+            _check_user(scope.user)
+        now = self._clock()
+        # Where somebody may be writing, by clocks that differ from this one.
+        open_days = {day_of(now - MARGIN), day_of(now), day_of(now + MARGIN)}
+        days = [day for day in sorted({*await stored_days(self._blobs), *open_days}) if now < due(day, CEILING_DAYS)]
+        try:
+            covered = [day for day in days if await self._record_deletion(day, scope, is_open=day in open_days)]
+        finally:
+            self._writer.look_again()
+        gone: list[Purged] = []
+        left: list[str] = []
+        for day in covered:
+            try:
+                gone.append(await self.finish_deletions(day))
+            except PurgeIncomplete as error:
+                left += error.left
+        if left:
+            raise PurgeIncomplete(left)
+        return combined(gone)
 
-class _Writer:
-    """Seals and writes batches, under one data key a day."""
+    async def _record_deletion(self, day: str, scope: OfRecord | OfUser | OfAccount, *, is_open: bool) -> bool:
+        """Return whether there is anything that the deletion covers, or might be soon."""
+        empty = True
+        async for _ in batches(self._blobs, self._names, day):
+            empty = False
+            break
+        if empty and not is_open:
+            return False
+        log = DeletionLog(self._blobs, self._names, day)
+        await log.refresh()
+        # Listed before the deletion is there, so that no key of somebody who knows of it is among them.
+        deletion = await self._deletion(scope, day)
+        known = log.has(deletion)
+        if deletion.kind == "user":
+            known = known and not is_open
+        if deletion.kind == "account":
+            known = log.account == log.last > 0 and empty and log.kids.issuperset(deletion.kids)
+        if not known:
+            await self._blobs.put(PENDING, f"{day}/{self._names.account}/{self._names.plugin}", b"")
+            await log.append(deletion)
+        return True
 
-    def __init__(
-        self, blobs: BlobStore, keys: KeyService, clock: Callable[[], datetime], account: str, plugin: str
-    ) -> None:
-        self._blobs = blobs
-        self._keys = keys
-        self._clock = clock
-        self._account = account
-        self._plugin = plugin
-        self._data_key: DataKey | None = None
-        self._seq = 0
-        self._making = asyncio.Lock()
-
-    async def write(self, records: Sequence[tuple[str, bytes]]) -> None:
-        data_key = await self._todays_key()
-        place = data_key.place
-        self._seq += 1
-        seq = self._seq
-        if sum(len(data) for _, data in records) > _THREAD_BYTES:
-            batch = await asyncio.to_thread(data_key.seal, seq, records)
-        else:
-            batch = data_key.seal(seq, records)
-        name = f"{place.account}/{place.plugin}/{place.kid}/{seq:08d}"
-        await self._blobs.put(_container(place.day), name, batch, create=True)
-
-    def forget(self, day: str) -> None:
-        if self._data_key is not None and self._data_key.place.day == day:
-            self._data_key = None
-
-    async def _todays_key(self) -> DataKey:
-        async with self._making:
-            while self._data_key is None or self._data_key.place.day != day_of(self._clock()):
-                self._data_key = await self._make(day_of(self._clock()))
-            return self._data_key
-
-    async def _make(self, day: str) -> DataKey | None:
-        """Return a new data key whose wrapped form is durable, or None when the day is no longer today."""
-        place = Place(self._account, self._plugin, day, secrets.token_hex(12))
-        secret = os.urandom(SECRET_BYTES)
-        wrapped = await self._keys.wrap(_key_name(day), secret)
-        if due(day, CEILING_DAYS) <= self._clock():
-            # Suspended for weeks while wrapping: the day's key was purged, and wrapping has made it again.
-            await self._keys.destroy(_key_name(day))
-        if day_of(self._clock()) != day:
-            return None
-        await self._blobs.put(
-            KEYRING, f"{day}/{place.account}/{place.plugin}/{place.kid}", ring_entry(wrapped), create=True
-        )
-        return DataKey(secret, place)
+    async def _deletion(self, scope: OfRecord | OfUser | OfAccount, day: str) -> Deletion:
+        match scope:
+            case OfRecord():
+                return Deletion("record", scope.id)
+            case OfUser():
+                return Deletion("user", self._names.mark(scope.user, day))
+            case OfAccount():
+                prefix = self._names.ring(day)
+                kids = [blob.name.removeprefix(prefix) async for blob in self._blobs.list(KEYRING, prefix)]
+                return Deletion("account", kids=tuple(kids))
 
 
 class Vault:
@@ -257,20 +303,55 @@ class Vault:
         Raises:
             PurgeIncomplete: As for ``purge_overdue``.
         """
-        ended = await self._days_that(lambda day: _start(day) + timedelta(days=1) + MARGIN <= now)
-        return await self._destroy([day for day in ended if await _is_empty(self._blobs, _container(day))])
+        ended = await self._days_that(lambda day: has_ended(day, now))
+        return await self._destroy([day for day in ended if await self._holds_nothing(day)])
+
+    async def finish_deletions(self, now: datetime) -> Purged:
+        """Remove what came too late for deletions by record, user and account, and what interrupted ones left.
+
+        Raises:
+            PurgeIncomplete: Something of it is left, which no reader shows; the rest is done.
+        """
+        gone: list[Purged] = []
+        left: list[str] = []
+        for pending in [blob.name async for blob in self._blobs.list(PENDING)]:
+            day, _, rest = pending.partition("/")
+            account, _, plugin = rest.partition("/")
+            try:
+                etag = (await self._blobs.get(PENDING, pending)).etag
+                gone.append(await self.store(account, plugin).finish_deletions(day))
+                if has_ended(day, now):
+                    await self._blobs.delete(PENDING, pending, if_match=etag)
+            except (BlobNotFound, BlobChanged):
+                continue
+            except PurgeIncomplete as error:
+                left += error.left
+            except (ServiceError, ValueError) as error:
+                left.append(f"deletions of {pending}: {type(error).__name__}")
+        if left:
+            raise PurgeIncomplete(left)
+        return combined(gone)
+
+    async def plugins(self, account: str) -> tuple[str, ...]:
+        """Return which plugins keep anything of an account, by the storage layout alone, sorted."""
+        found: set[str] = set()
+        for day in await stored_days(self._blobs):
+            prefix = f"{day}/{account}/"
+            async for blob in self._blobs.list(KEYRING, prefix):
+                found.add(blob.name.removeprefix(prefix).partition("/")[0])
+        return tuple(sorted(found))
 
     async def overdue(self, now: datetime) -> tuple[str, ...]:
         """Return the days that have reached 30 days and are not gone, oldest first."""
-        return tuple(await self._days_that(lambda day: _start(day) + timedelta(days=CEILING_DAYS) <= now))
+        return tuple(await self._days_that(lambda day: ceiling(day) <= now))
 
     async def _days_that(self, have_passed: Callable[[str], bool]) -> list[str]:
         """Return the days of which anything is left, oldest first; ``have_passed`` holds for every day before one it holds for."""
-        days = {*await _stored_days(self._blobs), *_days(await self._keys.names("ret-"))}
+        days = {*await stored_days(self._blobs), *days_in(await self._keys.names("ret-"))}
         passed = {day for day in days if have_passed(day)}
         async for blob in self._blobs.list(KEYRING):
             day = blob.name.partition("/")[0]
-            if _is_day(day):
+            if is_day(day):
                 if not have_passed(day):
                     break
                 passed.add(day)
@@ -295,87 +376,37 @@ class Vault:
     async def _destroy_day(self, day: str) -> Purged:
         """Key first: from then on every copy is unreadable, even if the rest is interrupted."""
         try:
-            key_is_gone = await self._keys.destroy(_key_name(day))
+            key_is_gone = await self._keys.destroy(key_name(day))
         except KeyUnavailable:
             key_is_gone = False
-        ring = await _delete_all(self._blobs, KEYRING, f"{day}/")
-        sizes = [blob.size async for blob in self._blobs.list(_container(day))]
-        await self._blobs.drop(_container(day))
+        ring = await delete_all(self._blobs, KEYRING, f"{day}/")
+        tally = Tally()
+        async for blob in self._blobs.list(container(day)):
+            tally.note(Gone(container(day), blob.name, blob.size))
+        await self._blobs.drop(container(day))
+        await delete_all(self._blobs, PENDING, f"{day}/")
         left = {
-            "its key": not key_is_gone or _key_name(day) in await self._keys.names(_key_name(day)),
-            "wrapped keys": not await _is_empty(self._blobs, KEYRING, f"{day}/"),
-            "ciphertext": _container(day) in await self._blobs.containers(_container(day)),
+            "its key": not key_is_gone or key_name(day) in await self._keys.names(key_name(day)),
+            "wrapped keys": not await is_empty(self._blobs, KEYRING, f"{day}/"),
+            "ciphertext": container(day) in await self._blobs.containers(container(day)),
         }
         if any(left.values()):
             raise PurgeIncomplete(f"{day}: {what}" for what, is_left in left.items() if is_left)
-        return Purged((day,), ring.blobs + len(sizes), ring.bytes + sum(sizes))
+        return combined((ring, tally.purged((day,))))
+
+    async def _holds_nothing(self, day: str) -> bool:
+        """Deletions have nothing to hide where there is nothing else."""
+        async for blob in self._blobs.list(container(day)):
+            if not IS_DELETION.fullmatch(blob.name):
+                return False
+        return True
 
 
-def due(day: str, days: int) -> datetime:
-    """Return when a day's records are due: an hour before the oldest is ``days`` old, never before the day has ended."""
-    return _start(day) + max(timedelta(days=days) - MARGIN, timedelta(days=1))
+def _check_record(record: str) -> None:
+    if not _RECORD.fullmatch(record):
+        raise ValueError("a record's id has 1 to 200 letters, digits and ._=@+- and begins with a letter or digit")
 
 
-def day_of(moment: datetime) -> str:
-    """Return the UTC day of an aware time, ``YYYYMMDD``."""
-    if moment.tzinfo is None:
-        raise ValueError("a time must be aware")
-    return moment.astimezone(UTC).strftime("%Y%m%d")
-
-
-def combined(purged: Iterable[Purged]) -> Purged:
-    """Return several purges as one."""
-    every = list(purged)
-    days = sorted({day for each in every for day in each.days})
-    return Purged(tuple(days), sum(each.blobs for each in every), sum(each.bytes for each in every))
-
-
-def _start(day: str) -> datetime:
-    if not _DAY.fullmatch(day):
-        raise ValueError("a day is written YYYYMMDD")
-    return datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC)
-
-
-def _is_day(text: str) -> bool:
-    with suppress(ValueError):
-        return bool(_start(text))
-    return False
-
-
-def _container(day: str) -> str:
-    return f"ret-{day}"
-
-
-def _key_name(day: str) -> str:
-    return f"ret-{day}"
-
-
-def _days(names: Iterable[str]) -> list[str]:
-    # A stray name must not keep the others from being purged.
-    return [day for name in names if _is_day(day := name.removeprefix("ret-"))]
-
-
-async def _stored_days(blobs: BlobStore) -> list[str]:
-    return _days(await blobs.containers("ret-"))
-
-
-async def _is_empty(blobs: BlobStore, container: str, prefix: str = "") -> bool:
-    async for _ in blobs.list(container, prefix):
-        return False
-    return True
-
-
-async def _delete_all(blobs: BlobStore, container: str, prefix: str) -> Purged:
-    found = [blob async for blob in blobs.list(container, prefix)]
-    slots = asyncio.Semaphore(_DELETES)
-
-    async def delete(name: str) -> None:
-        async with slots:
-            with suppress(BlobNotFound):
-                await blobs.delete(container, name)
-
-    results = await asyncio.gather(*(delete(blob.name) for blob in found), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return Purged((), len(found), sum(blob.size for blob in found))
+def _check_user(user: str | None) -> None:
+    if user is not None and not _USER.fullmatch(user):
+        raise ValueError("an end user is known by the account's keyed hash: 64 lower-case hexadecimal digits")

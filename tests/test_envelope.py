@@ -12,19 +12,29 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sluicegate.envelope import DataKey, Place, read_header, read_ring_entry, ring_entry
+from sluicegate.envelope import (
+    DataKey,
+    Place,
+    header_size,
+    read_header,
+    read_ring_entry,
+    ring_entry,
+    user_mark,
+    without,
+)
 from sluicegate.errors import SealBroken
 from sluicegate.services import WrappedKey
 
 VECTOR = json.loads((Path(__file__).parent / "vectors/envelope-v1.json").read_text())
 PLACE = Place("contoso", "keep_encrypted", "20260101", "0123456789abcdef01234567")
 SECRET = bytes(range(32))
-RECORDS = [("first", b"one"), ("empty", b""), ("third", b"three" * 100)]
+USER = "0f" * 16
+RECORDS = [("first", b"one", ""), ("empty", b"", USER), ("third", b"three" * 100, "")]
 KEY = DataKey(SECRET, PLACE)
-BATCH = KEY.seal(7, RECORDS)
+BATCH = KEY.seal(7, RECORDS, 5)
 
 
-def sealed_by_hand(secret, place, seq, records, nonces):
+def sealed_by_hand(secret, place, seq, records, deletions, nonces):
     """The layout of the module's docstring, step by step."""
 
     def canonical(value):
@@ -36,16 +46,19 @@ def sealed_by_hand(secret, place, seq, records, nonces):
     second = hmac.digest(extracted, first + info + b"\x02", "sha256")
     context = canonical(["sluicegate/record", 1, place.account, place.plugin, place.day, place.kid])
     frames = []
-    for position, ((record, data), nonce) in enumerate(zip(records, nonces, strict=True)):
-        associated_data = context + struct.pack(">QI", seq, position) + record.encode()
+    for position, ((record, data, user), nonce) in enumerate(zip(records, nonces, strict=True)):
+        mark = bytes.fromhex(user) or bytes(16)
+        associated_data = context + struct.pack(">QII", seq, position, deletions) + mark + record.encode()
         frames.append(nonce + AESGCM(first).encrypt(nonce, data, associated_data))
     header = canonical(
         {
             "account": place.account,
             "commitment": second.hex(),
             "day": place.day,
+            "deletions": deletions,
             "index": [
-                [record, at, len(frame)] for at, ((record, _), frame) in enumerate(zip(records, frames, strict=True))
+                [record, at, len(frame), user]
+                for at, ((record, _, user), frame) in enumerate(zip(records, frames, strict=True))
             ],
             "kid": place.kid,
             "plugin": place.plugin,
@@ -72,25 +85,32 @@ def frames(batch):
     return [batch[start:end] for start, end in pairwise(starts)]
 
 
+def opened(key, seq, batch):
+    header, every = key.open(seq, batch)
+    return [(entry.record, data, entry.user) for entry, data in zip(header.index, every, strict=True)]
+
+
 def test_a_batch_opens_to_the_records_it_was_sealed_from():
-    assert KEY.open(7, BATCH) == RECORDS
+    assert opened(KEY, 7, BATCH) == RECORDS
+    assert KEY.open(7, BATCH)[0] == read_header(BATCH)
+    assert read_header(BATCH).deletions == 5
 
 
 def test_the_vector_of_version_1_opens_and_is_what_the_published_layout_gives():
     place = Place(**VECTOR["place"])
     secret = bytes.fromhex(VECTOR["secret"])
-    records = [(record, base64.b64decode(data)) for record, data in VECTOR["records"]]
+    records = [(record, base64.b64decode(data), user) for record, data, user in VECTOR["records"]]
     nonces = [bytes.fromhex(nonce) for nonce in VECTOR["nonces"]]
     batch = base64.b64decode(VECTOR["batch"])
 
-    assert sealed_by_hand(secret, place, VECTOR["seq"], records, nonces) == batch
-    assert DataKey(secret, place).open(VECTOR["seq"], batch) == records
+    assert sealed_by_hand(secret, place, VECTOR["seq"], records, VECTOR["deletions"], nonces) == batch
+    assert opened(DataKey(secret, place), VECTOR["seq"], batch) == records
 
 
 def test_what_is_sealed_today_has_the_layout_of_version_1():
     nonces = [frame[:12] for frame in frames(BATCH)]
 
-    assert sealed_by_hand(SECRET, PLACE, 7, RECORDS, nonces) == BATCH
+    assert sealed_by_hand(SECRET, PLACE, 7, RECORDS, 5, nonces) == BATCH
 
 
 def test_the_wrapped_key_of_version_1_is_read():
@@ -165,7 +185,16 @@ CHANGES = {
     "a negative length": lambda header: header["index"][2].__setitem__(2, -1),
     "the index reversed": lambda header: header["index"].reverse(),
     "no index": lambda header: header["index"].clear(),
-    "one more record": lambda header: header["index"].append(["more", 3, 28]),
+    "one more record": lambda header: header["index"].append(["more", 3, 28, ""]),
+    "a user for a record that has none": lambda header: header["index"][0].__setitem__(3, USER),
+    "no user for a record that has one": lambda header: header["index"][1].__setitem__(3, ""),
+    "a user of zeros": lambda header: header["index"][0].__setitem__(3, "00" * 16),
+    "a user in capitals": lambda header: header["index"][1].__setitem__(3, USER.upper()),
+    "another user": lambda header: header["index"][1].__setitem__(3, "f0" * 16),
+    "half a user": lambda header: header["index"][1].__setitem__(3, USER[:16]),
+    "more deletions": lambda header: header.update(deletions=6),
+    "fewer deletions": lambda header: header.update(deletions=4),
+    "deletions beyond 32 bits": lambda header: header.update(deletions=2**32),
     "another number": lambda header: header.update(seq=8),
     "a number beyond 64 bits": lambda header: header.update(seq=2**64),
     "a number that is a fraction": lambda header: header.update(seq=7.0),
@@ -201,7 +230,7 @@ def test_a_batch_opens_nowhere_else_even_with_its_secret_and_a_forged_header(pla
     forged = rewritten(
         BATCH, lambda header: header.update(account=place.account, plugin=place.plugin, day=place.day, kid=place.kid)
     )
-    commitment = read_header(other.seal(7, RECORDS)).commitment
+    commitment = read_header(other.seal(7, RECORDS, 5)).commitment
     forged_more = rewritten(forged, lambda header: header.update(commitment=commitment))
 
     for batch in (BATCH, forged, forged_more):
@@ -223,6 +252,37 @@ def test_another_secret_is_told_by_its_commitment():
 
 def test_sealing_the_same_twice_gives_other_bytes():
     assert len({KEY.seal(7, RECORDS) for _ in range(100)}) == 100
+
+
+@pytest.mark.parametrize("gone", [{0}, {1}, {2}, {0, 2}, set()])
+def test_a_batch_without_some_records_opens_to_the_others(gone):
+    smaller = without(BATCH, gone)
+
+    assert opened(KEY, 7, smaller) == [record for position, record in enumerate(RECORDS) if position not in gone]
+    assert len(smaller) < len(BATCH) or not gone
+
+
+def test_nothing_is_left_of_a_batch_without_its_records():
+    assert without(BATCH, {0, 1, 2}) is None
+
+
+def test_the_beginning_of_a_batch_is_enough_for_its_header():
+    size = header_size(BATCH[:12])
+
+    assert read_header(BATCH[:size], len(BATCH)) == read_header(BATCH)
+    for beginning, total in ((BATCH[: size - 1], len(BATCH)), (BATCH[:size], len(BATCH) - 1)):
+        with pytest.raises(SealBroken):
+            read_header(beginning, total)
+
+
+def test_a_users_mark_is_the_published_one_and_differs_by_account_plugin_and_day():
+    user = "ab" * 32
+    places = [("contoso", "keeper", "20260101"), ("fabrikam", "keeper", "20260101")]
+    places += [("contoso", "other", "20260101"), ("contoso", "keeper", "20260102")]
+    message = b'["sluicegate/user",1,"contoso","keeper","20260101"]'
+
+    assert user_mark(user, *places[0]) == hmac.digest(bytes.fromhex(user), message, "sha256")[:16].hex()
+    assert len({user_mark(user, *place) for place in places}) == len(places)
 
 
 def test_no_record_is_there_in_plain_text():
@@ -257,4 +317,4 @@ def test_a_data_key_has_32_bytes(length):
 def test_the_vectors_are_what_was_released():
     content = (Path(__file__).parent / "vectors/envelope-v1.json").read_bytes()
 
-    assert hashlib.sha256(content).hexdigest() == "0c2fd6deb1f7caca7cc49f194dc950d89e191d06a0cea248409d4414bbcc8f64"
+    assert hashlib.sha256(content).hexdigest() == "1e6100712f17ce1614ca8c058bda07595598cf3e6d8128f082afebeeb5dcf9dc"

@@ -1,0 +1,131 @@
+"""Reading what is kept: found, opened, and checked against deletions before anybody sees it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from sluicegate.day_layout import KEYRING, Namespace, container, each, start, stored_days
+from sluicegate.deletion import DeletionLog, batches, read_head
+from sluicegate.envelope import SECRET_BYTES, DataKey, Entry, Place, read_ring_entry
+from sluicegate.errors import BlobNotFound, KeyNotFound, SealBroken
+from sluicegate.services import BlobInfo, BlobStore, KeyService
+
+_CURSOR = re.compile(r"([0-9]{8})/([0-9a-f]{24})/([0-9]{8})/([0-9]{1,10})")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One kept record.
+
+    Attributes:
+        day: The UTC day it was written, ``YYYYMMDD``.
+        cursor: Its place among all of its account and plugin; opaque.
+    """
+
+    id: str
+    day: str
+    data: bytes
+    cursor: str = field(default="", compare=False)
+
+
+class Reader:
+    """Reads one account's and plugin's records."""
+
+    def __init__(self, blobs: BlobStore, keys: KeyService, names: Namespace) -> None:
+        self._blobs = blobs
+        self._keys = keys
+        self._names = names
+
+    async def records(self, day: str | None, user: str | None, after: str | None) -> AsyncIterator[Record]:
+        """Yield records; see ``Store.records``."""
+        if day is not None:
+            start(day)
+        passed = _place(after)
+        for found in await stored_days(self._blobs) if day is None else [day]:
+            if found < passed[0]:
+                continue
+            mark = self._names.mark(user, found)
+            opening = _Opening(self._blobs, self._keys, self._names, found)
+            # The cursor's own batch may hold more, so the listing begins just before it.
+            before = self._names.batch(passed[1], passed[2] - 1) if found == passed[0] else ""
+            async for blob in batches(self._blobs, self._names, found, after=before):
+                if mark and not await self._holds(found, blob, user=mark):
+                    continue
+                for entry, record in await opening.records(blob.name):
+                    if (not mark or entry.user == mark) and _place(record.cursor) > passed:
+                        yield record
+
+    async def get(self, record: str, day: str | None) -> Record | None:
+        """Return a record; see ``Store.get``."""
+        if day is not None:
+            start(day)
+        for found in reversed(await stored_days(self._blobs)) if day is None else [day]:
+            opening = _Opening(self._blobs, self._keys, self._names, found)
+
+            async def holding(blob: BlobInfo, day: str = found) -> str | None:
+                return blob.name if await self._holds(day, blob, record=record) else None
+
+            async for name in each(batches(self._blobs, self._names, found), holding):
+                for entry, opened in await opening.records(name) if name else []:
+                    if entry.record == record:
+                        return opened
+        return None
+
+    async def _holds(self, day: str, blob: BlobInfo, *, record: str = "", user: str = "") -> bool:
+        try:
+            index = (await read_head(self._blobs, day, blob)).index
+        except BlobNotFound:
+            return False
+        return any(entry.record == record or (user and entry.user == user) for entry in index)
+
+
+class _Opening:
+    """Opens the batches of one day, in the order of their names."""
+
+    def __init__(self, blobs: BlobStore, keys: KeyService, names: Namespace, day: str) -> None:
+        self._blobs = blobs
+        self._keys = keys
+        self._names = names
+        self._day = day
+        self._log = DeletionLog(blobs, names, day)
+        self._data_key: DataKey | None = None
+
+    async def records(self, name: str) -> list[tuple[Entry, Record]]:
+        """Return what may be seen of a batch; nothing when it, or its key, has gone."""
+        key_and_number = self._names.kid_and_seq(name)
+        if key_and_number is None:
+            raise SealBroken(f"{container(self._day)} holds something that is not a batch")
+        kid, seq = key_and_number
+        try:
+            data_key = await self._key(kid)
+            header, opened = data_key.open(seq, (await self._blobs.get(container(self._day), name)).data)
+            # After the batch was read: a deletion that was there when the caller asked is never missed.
+            await self._log.refresh()
+        except (BlobNotFound, KeyNotFound):
+            return []
+        return [
+            (entry, Record(entry.record, self._day, data, f"{self._day}/{kid}/{seq:08d}/{entry.position}"))
+            for entry, data in zip(header.index, opened, strict=True)
+            if not self._log.hides(header.deletions, entry)
+        ]
+
+    async def _key(self, kid: str) -> DataKey:
+        if self._data_key is None or self._data_key.place.kid != kid:
+            # Read anew each time: keys that outlived their wrapped form would make shredding a promise for later.
+            entry = await self._blobs.get(KEYRING, self._names.ring(self._day, kid))
+            secret = await self._keys.unwrap(read_ring_entry(entry.data))
+            if len(secret) != SECRET_BYTES:
+                raise SealBroken("a wrapped key has the wrong length")
+            self._data_key = DataKey(secret, Place(self._names.account, self._names.plugin, self._day, kid))
+        return self._data_key
+
+
+def _place(cursor: str | None) -> tuple[str, str, int, int]:
+    if cursor is None:
+        return ("", "", 1, -1)
+    match = _CURSOR.fullmatch(cursor)
+    if match is None:
+        raise ValueError("not a cursor that a record came with")
+    return (match[1], match[2], int(match[3]), int(match[4]))
