@@ -145,7 +145,7 @@ class Sluicegate:
         """Remove what is due, of all accounts and plugins; for the purge timer.
 
         Raises:
-            RetentionError: Something due is left; the next tick tries again.
+            PurgeIncomplete: Something due is left; the next tick tries again.
         """
         return await purge(self.vault, self.plugins, self.accounts, now=self._now())
 
