@@ -18,7 +18,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sluicegate.errors import BlobNotFound
+from sluicegate.day_layout import CEILING_DAYS
+from sluicegate.errors import BlobChanged, BlobNotFound
 from sluicegate.services import BlobStore, KeyService, WrappedKey
 from sluicegate.types import Principal, Role
 
@@ -46,12 +47,15 @@ class Account:
     Attributes:
         location: The region its data lives in, such as ``local`` or ``westeurope``.
         user_key: 32 secret bytes; end users are kept only as hashes under it.
+        retention_days: After how many days its retained content is gone at the latest, 1 to 30; a plugin's settings may
+            say less.
     """
 
     name: str
     location: str
     deployments: Mapping[str, ModelDeployment]
     user_key: bytes
+    retention_days: int = CEILING_DAYS
 
     def user_hash(self, user: str | None) -> str | None:
         """Return the keyed hash that stands for an end user in everything that is kept."""
@@ -77,26 +81,31 @@ class Accounts:
         return await self._principals.get(digest, lambda: self._read_key(digest))
 
     async def names(self) -> tuple[str, ...]:
-        """Return every account's name, sorted."""
+        """Return every account's name, sorted; those of deleted ones too."""
         return tuple([blob.name.removeprefix("account/") async for blob in self._blobs.list(CONTAINER, "account/")])
 
-    async def create(self, name: str, *, location: str, deployments: Mapping[str, str]) -> None:
+    async def create(
+        self, name: str, *, location: str, deployments: Mapping[str, str], retention_days: int = CEILING_DAYS
+    ) -> None:
         """Write a new account.
 
         Args:
             deployments: Deployment name -> model id.
+            retention_days: 1 to 30.
 
         Raises:
-            ValueError: The name is not 1 to 63 lower-case letters, digits and hyphens.
-            BlobExists: There is an account of that name.
+            ValueError: The name is not 1 to 63 lower-case letters, digits and hyphens, or the days are out of range.
+            BlobExists: There is an account of that name, or was: names are not used again.
         """
         if not NAME.fullmatch(name):
             raise ValueError(f"account name {name!r}: use lower-case letters, digits and hyphens, at most 63")
+        _check_days(retention_days)
         wrapped = await self._keys.wrap(KEY_NAME, secrets.token_bytes(32))
         document = {
             "name": name,
             "location": location,
             "deployments": {key: {"model": model} for key, model in deployments.items()},
+            "retention_days": retention_days,
             "user_key": {
                 "key_id": wrapped.key_id,
                 "algorithm": wrapped.algorithm,
@@ -105,6 +114,32 @@ class Accounts:
         }
         await self._blobs.put(CONTAINER, f"account/{name}", json.dumps(document).encode(), create=True)
         self._accounts.forget(name)
+
+    async def set_retention_days(self, name: str, days: int) -> None:
+        """Change how long an account's content is kept; what is there already goes by it from the next purge on.
+
+        Raises:
+            ValueError: ``days`` is not 1 to 30.
+            BlobNotFound: There is no such account.
+        """
+        _check_days(days)
+        await self._change(name, {"retention_days": days})
+
+    async def delete(self, name: str) -> None:
+        """Delete an account: it is not found from now on, in other processes within :data:`CACHE_S`.
+
+        Each purge then takes all retained content that is left of it. The document and its keys stay, so that nobody
+        else gets the name.
+
+        Raises:
+            BlobNotFound: There is no such account.
+        """
+        await self._change(name, {"deleted": True})
+
+    async def retention_days(self, name: str) -> int:
+        """Return how long an account's content is kept, as it is stored now; 0 when the account is deleted or unknown."""
+        document = await self._document(f"account/{name}")
+        return 0 if document is None or document.get("deleted") else _retention_days(document)
 
     async def issue_key(self, account: str, role: Role, name: str) -> str:
         """Make an API key, store its hash and return it; it cannot be shown again."""
@@ -118,14 +153,25 @@ class Accounts:
         if not NAME.fullmatch(name):
             return None
         document = await self._document(f"account/{name}")
-        if document is None:
+        if document is None or document.get("deleted"):
             return None
         wrapped = document["user_key"]
         user_key = await self._keys.unwrap(
             WrappedKey(wrapped["key_id"], wrapped["algorithm"], base64.b64decode(wrapped["ciphertext"]))
         )
         deployments = {key: ModelDeployment(value["model"]) for key, value in document["deployments"].items()}
-        return Account(name, document["location"], deployments, user_key)
+        return Account(name, document["location"], deployments, user_key, _retention_days(document))
+
+    async def _change(self, name: str, fields: Mapping[str, object]) -> None:
+        while True:
+            blob = await self._blobs.get(CONTAINER, f"account/{name}")
+            document = json.dumps({**json.loads(blob.data), **fields}).encode()
+            try:
+                await self._blobs.put(CONTAINER, f"account/{name}", document, if_match=blob.etag)
+            except BlobChanged:
+                continue
+            self._accounts.forget(name)
+            return
 
     async def _read_key(self, digest: str) -> Principal | None:
         document = await self._document(f"key/{digest}")
@@ -157,6 +203,17 @@ class _Cache(Generic[T]):
 
     def forget(self, key: str) -> None:
         self._entries.pop(key, None)
+
+
+def _retention_days(document: Mapping[str, Any]) -> int:
+    days = document.get("retention_days", CEILING_DAYS)
+    _check_days(days)
+    return int(days)
+
+
+def _check_days(days: object) -> None:
+    if type(days) is not int or not 1 <= days <= CEILING_DAYS:
+        raise ValueError(f"retention_days must be a whole number from 1 to {CEILING_DAYS}, not {days!r}")
 
 
 def _digest(api_key: str) -> str:

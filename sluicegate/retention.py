@@ -1,7 +1,8 @@
-"""The purge timer's work: everything that is due goes, for every account, and what should be gone is proven gone.
+"""The purge timer's work, and deletions: what is due or deleted goes, and what should be gone is proven gone.
 
-The ceiling comes first and asks nobody; then each plugin purges by its own settings; then days that nobody has anything
-left of lose their keys. No failure stops the rest; all of them fail the run, so that the next one tries again.
+The ceiling comes first and asks nobody; then each plugin purges by its own settings and the account's; then what came too
+late for a deletion goes; then days that nobody has anything left of lose their keys. No failure stops the rest; all of
+them fail the run, so that the next one tries again.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from traceback import format_tb
 from typing import Any, Protocol, TypeVar
 
 from sluicegate.errors import PurgeIncomplete, SluicegateError
-from sluicegate.types import Expired, Purged
-from sluicegate.vault import Vault, combined
+from sluicegate.types import Expired, OfAccount, OfRecord, OfUser, Purged, Scope
+from sluicegate.vault import CEILING_DAYS, Vault, combined
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ class Accounts(Protocol):
 
     async def names(self) -> tuple[str, ...]: ...
 
+    async def retention_days(self, name: str) -> int: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -42,18 +45,22 @@ class Summary:
     Attributes:
         overdue: What the 30-day ceiling took.
         plugins: What each plugin purged, over all accounts.
+        late: What was removed of deletions that could not be finished at once.
         empty: Past days that had nothing left but keys and containers.
     """
 
     overdue: Purged
     plugins: Mapping[str, Purged]
+    late: Purged
     empty: Purged
 
 
 async def purge(vault: Vault, plugins: Plugins, accounts: Accounts, *, now: datetime) -> Summary:
     """Purge everything that is due at ``now``.
 
-    An account that is no longer listed, or a plugin that is no longer configured, keeps nothing beyond the ceiling.
+    An account's content goes after the account's days or the plugin's, whichever are less; a deleted account's goes whatever
+    its age. An account that is no longer listed, or a plugin that is no longer configured, keeps nothing beyond the
+    ceiling.
 
     Raises:
         PurgeIncomplete: Something failed; it names plugin, account and day. Everything else is done.
@@ -61,21 +68,57 @@ async def purge(vault: Vault, plugins: Plugins, accounts: Accounts, *, now: date
     failures: list[str] = []
     overdue = await _attempt(failures, "the ceiling", vault.purge_overdue(now))
     every = await _attempt(failures, "listing the accounts", accounts.names()) or ()
-    purged: dict[str, Purged] = {}
-    for plugin in plugins.configured("purge"):
-        steps = [
-            await _attempt(
-                failures,
-                f"plugin {plugin!r}, account {account!r}",
-                plugins.call(plugin, "purge", Purged, scope=Expired(now), store=vault.store(account, plugin)),
-            )
-            for account in every
-        ]
-        purged[plugin] = combined(step for step in steps if step is not None)
+    purged: dict[str, list[Purged]] = {plugin: [] for plugin in plugins.configured("purge")}
+    for account in every:
+        days = await _attempt(failures, f"reading account {account!r}", accounts.retention_days(account))
+        # Days that cannot be read must not keep the plugin's own from being heeded.
+        scope = OfAccount() if days == 0 else Expired(now, days or CEILING_DAYS)
+        for plugin, gone in (await _each_plugin(failures, vault, plugins, account, scope)).items():
+            purged.setdefault(plugin, []).append(gone)
+    late = await _attempt(failures, "late deletions", vault.finish_deletions(now))
     empty = await _attempt(failures, "empty days", vault.purge_empty(now))
     if failures:
         raise PurgeIncomplete(failures)
-    return Summary(overdue or Purged(), purged, empty or Purged())
+    each = {plugin: combined(gone) for plugin, gone in purged.items()}
+    return Summary(overdue or Purged(), each, late or Purged(), empty or Purged())
+
+
+async def delete(
+    vault: Vault, plugins: Plugins, account: str, scope: OfRecord | OfUser | OfAccount
+) -> Mapping[str, Purged]:
+    """Delete retained content of one account, and return what each plugin deleted.
+
+    Plugins that are no longer configured are asked for nothing: what is left of theirs goes too. Run again after a failure,
+    it goes on. ``Store.purge`` says what is promised.
+
+    Raises:
+        PurgeIncomplete: Something failed; it names plugin and account. Everything else is done.
+    """
+    failures: list[str] = []
+    purged = await _each_plugin(failures, vault, plugins, account, scope)
+    if failures:
+        raise PurgeIncomplete(failures)
+    return purged
+
+
+async def _each_plugin(
+    failures: list[str], vault: Vault, plugins: Plugins, account: str, scope: Scope
+) -> dict[str, Purged]:
+    configured = plugins.configured("purge")
+    others: tuple[str, ...] = ()
+    if not isinstance(scope, Expired):
+        found = await _attempt(failures, f"listing account {account!r}", vault.plugins(account)) or ()
+        others = tuple(plugin for plugin in found if plugin not in configured)
+    purged: dict[str, Purged] = {}
+    for plugin in (*configured, *others):
+        store = vault.store(account, plugin)
+        step = (
+            store.purge(scope) if plugin in others else plugins.call(plugin, "purge", Purged, scope=scope, store=store)
+        )
+        gone = await _attempt(failures, f"plugin {plugin!r}, account {account!r}", step)
+        if gone is not None:
+            purged[plugin] = gone
+    return purged
 
 
 async def _attempt(failures: list[str], what: str, step: Awaitable[T]) -> T | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -11,7 +12,7 @@ import pytest
 
 from sluicegate import accounts as module
 from sluicegate.accounts import Account, Accounts, ModelDeployment
-from sluicegate.errors import BlobExists, KeyNotFound, StorageUnavailable
+from sluicegate.errors import BlobExists, BlobNotFound, KeyNotFound, StorageUnavailable
 from sluicegate.testing import MemoryKeys, MemoryStorage
 from sluicegate.types import Principal, Role
 
@@ -201,3 +202,80 @@ async def test_guessed_keys_do_not_fill_the_memory(accounts, monkeypatch):
         await accounts.by_key(f"guess-{number}")
 
     assert len(accounts._principals._entries) == 10
+
+
+async def test_content_is_kept_for_30_days_unless_the_account_says_less(accounts, blobs, keys):
+    await accounts.create("contoso", location="local", deployments={})
+    await accounts.create("fabrikam", location="local", deployments={}, retention_days=7)
+
+    for each in (accounts, Accounts(blobs, keys)):
+        assert [await each.retention_days(name) for name in ("contoso", "fabrikam")] == [30, 7]
+        assert [(await each.get(name)).retention_days for name in ("contoso", "fabrikam")] == [30, 7]
+
+
+async def test_other_days_count_at_once(accounts, blobs, keys):
+    await contoso(accounts)
+    other = Accounts(blobs, keys)
+    assert await other.retention_days("contoso") == 30
+
+    await accounts.set_retention_days("contoso", 3)
+
+    assert await other.retention_days("contoso") == 3
+    assert (await accounts.get("contoso")).retention_days == 3
+
+
+@pytest.mark.parametrize("days", [0, -1, 31, 365, 7.0, "7", True, None])
+async def test_days_beyond_the_ceiling_are_refused_wherever_they_are_set(accounts, blobs, keys, days):
+    with pytest.raises(ValueError, match="from 1 to 30"):
+        await accounts.create("fabrikam", location="local", deployments={}, retention_days=days)
+    assert await accounts.names() == ()
+    await contoso(accounts)
+    with pytest.raises(ValueError, match="from 1 to 30"):
+        await accounts.set_retention_days("contoso", days)
+    assert await accounts.retention_days("contoso") == 30
+    document = json.loads((await blobs.get("accounts", "account/contoso")).data)
+    await blobs.put("accounts", "account/contoso", json.dumps({**document, "retention_days": days}).encode())
+    for read in (accounts.retention_days, Accounts(blobs, keys).get):
+        with pytest.raises(ValueError, match="from 1 to 30"):
+            await read("contoso")
+
+
+async def test_an_account_that_was_written_before_it_had_days_has_30(accounts, blobs):
+    await contoso(accounts)
+    document = json.loads((await blobs.get("accounts", "account/contoso")).data)
+    del document["retention_days"]
+    await blobs.put("accounts", "account/contoso", json.dumps(document).encode())
+
+    assert await accounts.retention_days("contoso") == 30
+
+
+async def test_a_deleted_account_is_not_found_and_keeps_its_name_and_nothing_else(accounts, blobs, keys, elapse):
+    await contoso(accounts)
+    other = Accounts(blobs, keys)
+    assert await other.get("contoso") is not None
+
+    await accounts.delete("contoso")
+
+    assert await accounts.get("contoso") is None
+    assert await other.retention_days("contoso") == 0
+    elapse(module.CACHE_S + 1)
+    assert await other.get("contoso") is None
+    assert await accounts.names() == ("contoso",)
+    with pytest.raises(BlobExists):
+        await accounts.create("contoso", location="local", deployments={})
+
+
+async def test_an_account_that_is_not_there_cannot_be_changed(accounts):
+    for change in (accounts.set_retention_days("absent", 7), accounts.delete("absent")):
+        with pytest.raises(BlobNotFound):
+            await change
+    assert await accounts.retention_days("absent") == 0
+
+
+async def test_changes_at_once_lose_nothing(accounts, blobs, keys):
+    await contoso(accounts)
+
+    await asyncio.gather(accounts.set_retention_days("contoso", 3), Accounts(blobs, keys).delete("contoso"))
+
+    document = json.loads((await blobs.get("accounts", "account/contoso")).data)
+    assert (document["retention_days"], document["deleted"]) == (3, True)

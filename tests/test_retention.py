@@ -7,7 +7,7 @@ from plugins import local_folder
 from sluicegate import retention
 from sluicegate.errors import PluginFailed, PurgeIncomplete, StorageUnavailable
 from sluicegate.testing import FrozenClock, MemoryKeys, MemoryStorage
-from sluicegate.types import Expired, Purged
+from sluicegate.types import Expired, OfAccount, OfRecord, OfUser, Purged
 from sluicegate.vault import Vault
 
 DAY = timedelta(days=1)
@@ -37,11 +37,15 @@ class Plugins:
 
 
 class Accounts:
-    def __init__(self, *names):
-        self._names = names
+    def __init__(self, *names, **days):
+        self._names = names or tuple(days)
+        self.days = days
 
     async def names(self):
         return self._names
+
+    async def retention_days(self, name):
+        return self.days.get(name, 30)
 
 
 @pytest.fixture
@@ -79,7 +83,7 @@ async def test_each_plugin_purges_each_account_by_its_own_settings(vault, keys):
 
     summary = await retention.purge(vault, plugins, Accounts("contoso", "fabrikam"), now=now)
 
-    assert plugins.called == [(name, Expired(now)) for name in ("brief", "brief", "long", "long")]
+    assert plugins.called == [(name, Expired(now)) for name in ("brief", "long", "brief", "long")]
     assert (summary.plugins["brief"].days, summary.plugins["brief"].blobs) == (("20260101",), 4)
     assert (summary.overdue, summary.plugins["long"], summary.empty) == (Purged(), Purged(), Purged())
     assert [await kept(vault, account, "brief") for account in ("contoso", "fabrikam")] == [[], []]
@@ -177,7 +181,7 @@ async def test_a_second_run_finds_nothing_to_do(vault):
 
     await retention.purge(vault, **run)
 
-    assert await retention.purge(vault, **run) == retention.Summary(Purged(), {"keeper": Purged()}, Purged())
+    assert await retention.purge(vault, **run) == retention.Summary(Purged(), {"keeper": Purged()}, Purged(), Purged())
 
 
 async def test_hourly_runs_keep_every_record_for_nearly_its_days_and_never_longer(vault, clock):
@@ -197,3 +201,94 @@ async def test_hourly_runs_keep_every_record_for_nearly_its_days_and_never_longe
     gone = [seen[record] for record, at in written.items() if at < NEW_YEAR + 4 * DAY]
     assert min(gone) >= 2 * DAY - 2 * HOUR
     assert max(gone) < 3 * DAY
+
+
+@pytest.mark.parametrize(("plugin", "account", "days"), [(20, 3, 3), (3, 20, 3), (30, 30, 30), (1, 30, 1), (30, 1, 1)])
+async def test_the_account_or_the_plugin_says_how_long_whichever_is_less(vault, plugin, account, days):
+    await vault.store("contoso", "keeper").keep("one", b"")
+    accounts, plugins = Accounts(contoso=account), Plugins(keeper=plugin)
+    end = NEW_YEAR + max(days * DAY - HOUR, DAY)
+
+    await retention.purge(vault, plugins, accounts, now=end - timedelta(microseconds=1))
+    assert await kept(vault, "contoso", "keeper") == ["one"]
+    await retention.purge(vault, plugins, accounts, now=end)
+    assert await kept(vault, "contoso", "keeper") == []
+
+
+async def test_fewer_days_count_for_what_is_there_already(vault):
+    await vault.store("contoso", "keeper").keep("one", b"")
+    accounts, plugins, now = Accounts(contoso=30), Plugins(keeper=30), NEW_YEAR + 5 * DAY
+
+    await retention.purge(vault, plugins, accounts, now=now)
+    assert await kept(vault, "contoso", "keeper") == ["one"]
+    accounts.days["contoso"] = 2
+    await retention.purge(vault, plugins, accounts, now=now)
+    assert await kept(vault, "contoso", "keeper") == []
+
+
+@pytest.mark.parametrize("days", [0, -1, 31])
+async def test_days_beyond_the_ceiling_are_refused_by_the_store_too(vault, days):
+    with pytest.raises(ValueError, match="1 to 30"):
+        await vault.store("contoso", "keeper").purge(Expired(NEW_YEAR, days))
+
+
+async def test_an_account_whose_days_cannot_be_read_is_purged_by_the_plugins(vault):
+    class Unread(Accounts):
+        async def retention_days(self, name):
+            raise ValueError("31 days")
+
+    await vault.store("contoso", "keeper").keep("one", b"")
+
+    with pytest.raises(PurgeIncomplete, match=r"reading account 'contoso' \(ValueError\)"):
+        await retention.purge(vault, Plugins(keeper=2), Unread("contoso"), now=NEW_YEAR + 3 * DAY)
+    assert await kept(vault, "contoso", "keeper") == []
+
+
+async def test_nothing_stays_of_a_deleted_account(vault, clock):
+    for account in ("contoso", "fabrikam"):
+        for plugin in ("keeper", "former"):
+            await vault.store(account, plugin).keep("one", b"")
+    accounts = Accounts(contoso=0, fabrikam=30)
+
+    await retention.purge(vault, Plugins(keeper=30), accounts, now=clock.now)
+    assert [await kept(vault, "contoso", plugin) for plugin in ("keeper", "former")] == [[], []]
+    assert [await kept(vault, "fabrikam", plugin) for plugin in ("keeper", "former")] == [["one"], ["one"]]
+    await vault.store("contoso", "keeper").keep("late", b"")
+    await retention.purge(vault, Plugins(keeper=30), accounts, now=clock.now)
+    assert await kept(vault, "contoso", "keeper") == []
+
+
+@pytest.mark.parametrize("scope", [OfRecord("one"), OfUser("a1" * 32), OfAccount()])
+async def test_a_deletion_asks_every_plugin_and_takes_what_former_ones_left(vault, scope):
+    for account in ("contoso", "fabrikam"):
+        for plugin in ("keeper", "former"):
+            await vault.store(account, plugin).keep("one", b"", user="a1" * 32)
+    plugins = Plugins(keeper=30)
+
+    purged = await retention.delete(vault, plugins, "contoso", scope)
+
+    assert plugins.called == [("keeper", scope)]
+    assert {plugin: bool(gone.blobs) for plugin, gone in purged.items()} == {"keeper": True, "former": True}
+    assert [await kept(vault, "contoso", plugin) for plugin in ("keeper", "former")] == [[], []]
+    assert [await kept(vault, "fabrikam", plugin) for plugin in ("keeper", "former")] == [["one"], ["one"]]
+
+
+async def test_a_plugin_that_cannot_delete_stops_no_other(vault):
+    for plugin in ("broken", "sound"):
+        await vault.store("contoso", plugin).keep("one", b"")
+    plugins = Plugins(broken=PluginFailed("broken", "purge"), sound=30)
+
+    with pytest.raises(PurgeIncomplete) as caught:
+        await retention.delete(vault, plugins, "contoso", OfRecord("one"))
+
+    assert caught.value.left == ("plugin 'broken', account 'contoso' (PluginFailed)",)
+    assert await kept(vault, "contoso", "sound") == []
+
+
+async def test_the_timer_finishes_deletions(vault, blobs, keys, clock):
+    await vault.store("contoso", "keeper").purge(OfRecord("late"))
+    await Vault(blobs, keys, clock=clock).store("contoso", "keeper").keep("late", b"")
+
+    summary = await retention.purge(vault, Plugins(keeper=30), Accounts("contoso"), now=clock.now)
+
+    assert (summary.late.blobs, summary.late.records) == (1, 1)
