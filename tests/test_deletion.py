@@ -13,7 +13,7 @@ from sluicegate.types import Expired, OfAccount, OfRecord, OfUser, Purged
 from sluicegate.vault import Vault
 from tests.test_vault import CANARY, DAY, HOUR, NEW_YEAR, Around, Gate, blobs, clock, everything, keys, names, read
 
-__all__ = ["blobs", "clock", "keys"]
+FIXTURES = blobs, clock, keys
 
 ALICE, BOB = "a1" * 32, "b0" * 32
 SCOPES = [OfRecord("alice"), OfUser(ALICE), OfAccount()]
