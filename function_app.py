@@ -9,7 +9,7 @@ from pathlib import Path
 import azure.functions as func
 from azurefunctions.extensions.http.fastapi import Request, Response
 
-from sluicegate.api import chat, completions, data_plane
+from sluicegate.api import chat, completions, data_plane, governance
 from sluicegate.app import Sluicegate
 from sluicegate.requests import ChatRequest, CompletionRequest
 
@@ -51,6 +51,42 @@ async def embeddings(req: Request) -> Response:
 @app.route("openai/v1/embeddings", methods=["POST"])
 async def embeddings_v1(req: Request) -> Response:
     return await data_plane.embed(gate, req)
+
+
+@app.function_name("governance_audit")
+@app.route("governance/audit", methods=["GET"])
+async def governance_audit(req: Request) -> Response:
+    return await governance.list_audit(gate, req)
+
+
+@app.function_name("governance_export")
+@app.route("governance/export", methods=["GET"])
+async def governance_export(req: Request) -> Response:
+    return await governance.export(gate, req)
+
+
+@app.function_name("governance_retained")
+@app.route("governance/retained", methods=["GET"])
+async def governance_retained(req: Request) -> Response:
+    return await governance.list_retained(gate, req)
+
+
+@app.function_name("governance_retained_delete")
+@app.route("governance/retained", methods=["DELETE"])
+async def governance_retained_delete(req: Request) -> Response:
+    return await governance.delete_retained(gate, req)
+
+
+@app.function_name("governance_retained_record")
+@app.route("governance/retained/{record}", methods=["GET"])
+async def governance_retained_record(req: Request) -> Response:
+    return await governance.get_retained(gate, req)
+
+
+@app.function_name("governance_retained_record_delete")
+@app.route("governance/retained/{record}", methods=["DELETE"])
+async def governance_retained_record_delete(req: Request) -> Response:
+    return await governance.delete_retained(gate, req)
 
 
 @app.function_name("healthz")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sluicegate import config
 from sluicegate.accounts import Accounts
+from sluicegate.audit import Audit
 from sluicegate.call import Call
 from sluicegate.errors import InvalidRequest, NotFound, SluicegateError, Unauthorized
 from sluicegate.pipeline import Pipeline
@@ -48,6 +49,7 @@ class Sluicegate:
         self._keys = self.plugins.open_keys(self.deployment.keys)
         self.accounts = Accounts(self._blobs, self._keys)
         self.vault = Vault(self._blobs, self._keys, clock=now)
+        self.audit = Audit(self._blobs, self._keys, origin=f"sluicegate/{self.deployment.region}", clock=now)
         self.pipeline = Pipeline(self.plugins, self.deployment.pipeline, self.vault)
         self._now = now
         self._starting = asyncio.Lock()

@@ -143,15 +143,28 @@ async def healthz(gate: Sluicegate) -> Response:
 
 
 async def _handled(gate: Sluicegate, http: HttpRequest, work: _Work) -> Response:
-    """Authenticate, do the work, and answer whatever it raises; with the headers every answer has."""
+    """Authenticate a caller and do the work."""
+
+    async def for_caller(call_id: str) -> Response:
+        principal = await gate.authenticate(http.headers, Role.CALLER)
+        surface: versions.Surface = "v1" if http.url.path.lower().startswith("/openai/v1/") else "classic"
+        version = versions.check(surface, http.query_params.get("api-version"))
+        return await work(_Incoming(call_id, http, principal, version))
+
+    return await answered(gate, http, for_caller)
+
+
+async def answered(gate: Sluicegate, http: HttpRequest, work: Callable[[str], Awaitable[Response]]) -> Response:
+    """Do the work and answer whatever it raises, with the headers every answer has.
+
+    Args:
+        work: Gets the id that the answer carries as ``x-request-id``.
+    """
     call_id = uuid.uuid4().hex
     forget_finished_requests()
     try:
         await gate.start()
-        principal = await gate.authenticate(http.headers, Role.CALLER)
-        surface: versions.Surface = "v1" if http.url.path.lower().startswith("/openai/v1/") else "classic"
-        version = versions.check(surface, http.query_params.get("api-version"))
-        response = await work(_Incoming(call_id, http, principal, version))
+        response = await work(call_id)
     except Exception as error:  # noqa: BLE001 - the edge: every failure is an answer in the wire's form
         if not isinstance(error, SluicegateError):
             log_failure("core", "request", error)

@@ -1,0 +1,195 @@
+"""The operations for officers: read, export and delete what is retained of their account, and see who did.
+
+Every one of them is an entry in the audit log before it does anything, and content is read only for a stated reason:
+the query parameter ``reason``, a reference such as a ticket's number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from sluicegate import retention
+from sluicegate.accounts import Account
+from sluicegate.api.data_plane import answered
+from sluicegate.app import Sluicegate
+from sluicegate.audit_entries import Event
+from sluicegate.errors import InvalidRequest, NotFound
+from sluicegate.export import export as export_lines
+from sluicegate.plugins import log_failure
+from sluicegate.types import OfAccount, OfRecord, OfUser, Principal, Role
+from sluicegate.vault import Record, Store
+
+PAGE = 20
+MAX_PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Incoming:
+    gate: Sluicegate
+    http: HttpRequest
+    principal: Principal
+    account: Account
+
+    def query(self, name: str) -> str | None:
+        return self.http.query_params.get(name) or None
+
+    def limit(self) -> int:
+        text = self.query("limit") or str(PAGE)
+        if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= MAX_PAGE:
+            raise InvalidRequest(f"Invalid 'limit': expected a whole number from 1 to {MAX_PAGE}.", param="limit")
+        return int(text)
+
+    def user(self) -> str | None:
+        return self.account.user_hash(self.query("user"))
+
+    def store(self) -> tuple[str, Store]:
+        """Return the plugin whose records are meant, by default the first that retains, and its store."""
+        steps = self.gate.deployment.pipeline.retain
+        name = self.query("plugin") or (steps[0].plugin if steps else "")
+        if name not in self.gate.plugins.configured("retain"):
+            raise InvalidRequest("No plugin of this deployment retains under that name.", param="plugin")
+        return name, self.gate.vault.store(self.account.name, name)
+
+    async def note(self, action: str, subject: str | None) -> None:
+        """Write who does what, to what, and why; nothing happens unless this is durable."""
+        reason = self.query("reason")
+        if not reason:
+            raise InvalidRequest(
+                "Missing required parameter: 'reason'.", code="missing_required_parameter", param="reason"
+            )
+        actor = f"{self.principal.account}/{self.principal.name}"
+        try:
+            event = Event(actor, action, account=self.account.name, subject=subject, reason=reason)
+        except ValueError:
+            raise InvalidRequest(
+                "Invalid 'reason' or id: use at most 200 letters, digits, spaces and ._:/#()+-, such as a ticket's number.",
+                param="reason",
+            ) from None
+        await self.gate.audit.append(event)
+
+
+_Work: TypeAlias = Callable[[_Incoming], Awaitable[Response]]
+
+
+async def list_retained(gate: Sluicegate, http: HttpRequest) -> Response:
+    """List retained exchanges, decrypted, oldest day first: ``user``, ``day``, ``limit``, ``after``, ``plugin``, ``reason``."""
+
+    async def work(incoming: _Incoming) -> Response:
+        plugin, store = incoming.store()
+        limit, user = incoming.limit(), incoming.user()
+        await incoming.note("retained.list", user or incoming.query("day"))
+        try:
+            found = store.records(incoming.query("day"), user=user, limit=limit + 1, after=incoming.query("after"))
+            records = [record async for record in found]
+        except ValueError:
+            raise InvalidRequest("Invalid 'day' (YYYYMMDD) or 'after' (a last_id).", param="after") from None
+        page = records[:limit]
+        return JSONResponse(
+            {
+                "object": "list",
+                "data": [_shown(plugin, record) for record in page],
+                "has_more": len(records) > limit,
+                "last_id": page[-1].cursor if page else None,
+            }
+        )
+
+    return await _governed(gate, http, work)
+
+
+async def get_retained(gate: Sluicegate, http: HttpRequest) -> Response:
+    """Return one retained exchange, decrypted."""
+
+    async def work(incoming: _Incoming) -> Response:
+        plugin, store = incoming.store()
+        record_id = http.path_params["record"]
+        await incoming.note("retained.read", record_id)
+        record = await store.get(record_id, day=incoming.query("day"))
+        if record is None:
+            raise NotFound("There is no such record; it may have been deleted or purged.", param="record")
+        return JSONResponse(_shown(plugin, record))
+
+    return await _governed(gate, http, work)
+
+
+async def delete_retained(gate: Sluicegate, http: HttpRequest) -> Response:
+    """Delete one record (path), an end user's (``user``), or all of the account (``all=true``)."""
+
+    async def work(incoming: _Incoming) -> Response:
+        scope = _scope(incoming)
+        subject = scope.id if isinstance(scope, OfRecord) else scope.user if isinstance(scope, OfUser) else None
+        await incoming.note("retained.delete", subject)
+        purged = await retention.delete(gate.vault, gate.plugins, incoming.account.name, scope)
+        return JSONResponse({"deleted": True, "plugins": {name: asdict(each) for name, each in purged.items()}})
+
+    return await _governed(gate, http, work)
+
+
+async def export(gate: Sluicegate, http: HttpRequest) -> Response:
+    """Stream everything retained of the account, or of ``user``, as JSON lines."""
+
+    async def work(incoming: _Incoming) -> Response:
+        user = incoming.user()
+        await incoming.note("retained.export", user)
+        lines = _to_its_end(export_lines(gate.vault, incoming.account.name, user=user))
+        return StreamingResponse(lines, media_type="application/x-ndjson")
+
+    return await _governed(gate, http, work)
+
+
+async def list_audit(gate: Sluicegate, http: HttpRequest) -> Response:
+    """List the audit entries about the account, newest first: ``limit``, ``before`` (a ``seq``)."""
+
+    async def work(incoming: _Incoming) -> Response:
+        limit, before = incoming.limit(), incoming.query("before")
+        if before is not None and not (before.isascii() and before.isdecimal()):
+            raise InvalidRequest("Invalid 'before': expected the 'seq' of an entry.", param="before")
+        entries: list[dict[str, Any]] = []
+        async for entry in gate.audit.newest(int(before) if before else None):
+            if entry.event.account == incoming.account.name:
+                entries.append(entry.document)
+            if len(entries) > limit:
+                break
+        return JSONResponse({"object": "list", "data": entries[:limit], "has_more": len(entries) > limit})
+
+    return await _governed(gate, http, work)
+
+
+async def _governed(gate: Sluicegate, http: HttpRequest, work: _Work) -> Response:
+    async def for_officer(_: str) -> Response:
+        principal = await gate.authenticate(http.headers, Role.OFFICER)
+        account = await gate.accounts.get(principal.account)
+        if account is None:
+            raise NotFound("The account does not exist.")
+        return await work(_Incoming(gate, http, principal, account))
+
+    return await answered(gate, http, for_officer)
+
+
+def _scope(incoming: _Incoming) -> OfRecord | OfUser | OfAccount:
+    if record := incoming.http.path_params.get("record"):
+        return OfRecord(record)
+    if user := incoming.user():
+        return OfUser(user)
+    if incoming.query("all") == "true":
+        return OfAccount()
+    raise InvalidRequest("Say what to delete: 'user', or all=true for everything of the account.", param="user")
+
+
+def _shown(plugin: str, record: Record) -> dict[str, Any]:
+    return {"id": record.id, "day": record.day, "plugin": plugin, "record": json.loads(record.data)}
+
+
+async def _to_its_end(lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the lines; a failure after the first becomes a last line that says so, since the status is long sent."""
+    try:
+        async for piece in lines:
+            yield piece
+    except Exception as error:  # noqa: BLE001 - the edge of a stream
+        log_failure("core", "export", error)
+        yield b'{"error": {"code": "internalFailure", "message": "The export is not complete."}}\n'

@@ -1,0 +1,156 @@
+"""What an officer can do with what is retained, over the wire; every step is an entry in the audit log."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.wire.conftest import raw
+
+REASON = {"reason": "ticket 4711"}
+
+
+@pytest.fixture
+def officer(server) -> Iterator[httpx.Client]:
+    headers = {"api-key": server.credentials["officer_key"]}
+    with httpx.Client(base_url=server.endpoint, headers=headers, params=REASON, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def say(server):
+    """Have a chat as some end user, and return its id."""
+
+    def say(words: str, end_user: str) -> str:
+        body = {"model": "chat", "messages": [{"role": "user", "content": words}], "user": end_user}
+        with raw(server) as caller:
+            response = caller.post("/openai/v1/chat/completions", json=body)
+        return response.headers["x-request-id"]
+
+    return say
+
+
+@pytest.fixture
+def end_user() -> str:
+    """An end user whom no other test knows."""
+    return f"user-{uuid.uuid4().hex}"
+
+
+def newest_entry(officer: httpx.Client) -> dict:
+    return officer.get("/governance/audit", params={**REASON, "limit": 1}).json()["data"][0]
+
+
+def test_an_officer_reads_what_an_end_user_said(officer, say, end_user):
+    first, second = say("good morning", end_user), say("good night", end_user)
+    say("something else", f"other-{end_user}")
+
+    response = officer.get("/governance/retained", params={**REASON, "user": end_user, "limit": 100})
+
+    assert response.status_code == 200
+    assert {record["id"] for record in response.json()["data"]} == {first, second}
+    assert end_user not in response.text
+    assert newest_entry(officer)["action"] == "retained.list"
+
+
+def test_pages_repeat_nothing_and_leave_nothing_out(officer, say, end_user):
+    said = {say(f"number {number}", end_user) for number in range(5)}
+    seen: list[str] = []
+    query = {**REASON, "user": end_user, "limit": 2}
+    page = {"has_more": True, "last_id": None}
+
+    while page["has_more"]:
+        page = officer.get("/governance/retained", params={**query, "after": page["last_id"] or ""}).json()
+        seen += [record["id"] for record in page["data"]]
+
+    assert len(seen) == 5
+    assert set(seen) == said
+
+
+def test_one_record_is_read_with_its_words_and_the_reading_is_audited(officer, say, end_user):
+    record = say("good morning", end_user)
+
+    response = officer.get(f"/governance/retained/{record}")
+
+    assert response.json()["record"]["request"]["messages"] == [{"role": "user", "content": "good morning"}]
+    entry = newest_entry(officer)
+    assert (entry["action"], entry["subject"], entry["reason"]) == ("retained.read", record, "ticket 4711")
+    assert entry["actor"] == "default/officer"
+
+
+def test_a_deleted_record_is_gone_at_once(officer, say, end_user):
+    gone, kept = say("good morning", end_user), say("good night", end_user)
+
+    response = officer.delete(f"/governance/retained/{gone}")
+
+    assert response.json()["plugins"]["keep_encrypted"]["records"] == 1
+    assert officer.get(f"/governance/retained/{gone}").status_code == 404
+    assert officer.get(f"/governance/retained/{kept}").status_code == 200
+
+
+def test_deleting_an_end_user_leaves_others_alone(officer, say, end_user):
+    gone, kept = say("good morning", end_user), say("good morning", f"other-{end_user}")
+
+    officer.delete("/governance/retained", params={**REASON, "user": end_user})
+
+    assert officer.get(f"/governance/retained/{gone}").status_code == 404
+    assert officer.get(f"/governance/retained/{kept}").status_code == 200
+
+
+def test_an_export_has_a_line_for_each_record(officer, say, end_user):
+    said = {say("good morning", end_user), say("good night", end_user)}
+
+    response = officer.get("/governance/export", params={**REASON, "user": end_user})
+
+    assert response.headers["content-type"] == "application/x-ndjson"
+    assert {json.loads(line)["id"] for line in response.text.splitlines()} == said
+    assert newest_entry(officer)["action"] == "retained.export"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/governance/retained"),
+        ("GET", "/governance/retained/abc"),
+        ("DELETE", "/governance/retained/abc"),
+        ("DELETE", "/governance/retained?all=true"),
+        ("GET", "/governance/export"),
+    ],
+)
+def test_nothing_is_done_without_a_reason(server, method, path):
+    with httpx.Client(base_url=server.endpoint, headers={"api-key": server.credentials["officer_key"]}) as officer:
+        response = officer.request(method, path)
+
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "reason")
+
+
+@pytest.mark.parametrize("key", ["api_key", "operator_key", None])
+@pytest.mark.parametrize("path", ["/governance/retained", "/governance/export", "/governance/audit"])
+def test_only_officers_may(server, path, key):
+    headers = {"api-key": server.credentials[key]} if key else {}
+
+    response = httpx.get(server.endpoint + path, params=REASON, headers=headers)
+
+    assert response.status_code == 401
+
+
+@pytest.mark.parametrize(
+    "query", [{"limit": "0"}, {"limit": "x"}, {"after": "nonsense"}, {"day": "yesterday"}, {"plugin": "no"}]
+)
+def test_what_cannot_be_listed_is_refused_by_name(officer, query):
+    response = officer.get("/governance/retained", params={**REASON, **query})
+
+    assert response.status_code == 400
+
+
+def test_an_officer_must_say_what_to_delete(officer):
+    response = officer.delete("/governance/retained")
+
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "user")
+
+
+def test_a_record_that_never_was_is_not_found(officer):
+    assert officer.get("/governance/retained/0123456789abcdef").status_code == 404
