@@ -40,16 +40,19 @@ async def write_credentials(gate: Sluicegate, data: Path, endpoint: str) -> Path
     path = data / CREDENTIALS
     account = await gate.accounts.get(ACCOUNT)
     if path.exists():
-        if account is None:
+        document = _read(path)
+        if account is None and await gate.accounts.by_key(str(document.get("api_key"))) is None:
             raise StartupError(
                 f"{path} names an account that storage does not know; move the file away to make a new one"
             )
-        document = _read(path)
     elif account is not None:
         raise StartupError(f"{path} is missing, and keys cannot be read back; restore it or choose another DATA folder")
     else:
-        document = await _new_account(gate)
+        document = await _issue_keys(gate)
     _write_private(path, json.dumps({**document, "endpoint": endpoint}, indent=2) + "\n")
+    if account is None:
+        # Last, because what comes before can be done again or gone on with by a start after one that was cut short.
+        await gate.accounts.create(ACCOUNT, location=gate.deployment.region, deployments=_deployments(gate))
     return path
 
 
@@ -66,15 +69,10 @@ def _read(path: Path) -> dict[str, object]:
     return document
 
 
-async def _new_account(gate: Sluicegate) -> dict[str, object]:
-    deployments = {
-        name: model
-        for name, operation in (("chat", "chat.completions"), ("embedding", "embeddings"))
-        if (model := _first_model(gate, operation))
-    }
-    # The account comes last: a start that was cut short leaves orphaned keys and tries again.
+async def _issue_keys(gate: Sluicegate) -> dict[str, object]:
+    deployments = _deployments(gate)
     issue = gate.accounts.issue_key
-    document: dict[str, object] = {
+    return {
         "endpoint": "",
         "account": ACCOUNT,
         "api_key": await issue(ACCOUNT, Role.CALLER, "key1"),
@@ -84,8 +82,12 @@ async def _new_account(gate: Sluicegate) -> dict[str, object]:
         "reviewer_keys": [await issue(ACCOUNT, Role.REVIEWER, f"reviewer{number}") for number in (1, 2)],
         "officer_key": await issue(ACCOUNT, Role.OFFICER, "officer"),
     }
-    await gate.accounts.create(ACCOUNT, location=gate.deployment.region, deployments=deployments)
-    return document
+
+
+def _deployments(gate: Sluicegate) -> dict[str, str]:
+    """Return deployment -> model."""
+    operations = {"chat": "chat.completions", "embedding": "embeddings"}
+    return {name: model for name, operation in operations.items() if (model := _first_model(gate, operation))}
 
 
 def _first_model(gate: Sluicegate, operation: str) -> str | None:
