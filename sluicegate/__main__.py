@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from sluicegate import __version__
-from sluicegate.errors import StartupError
+from sluicegate.errors import SluicegateError, StartupError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve the app on this machine")
-    serve.add_argument("--port", type=int, default=7071, help="0 for any free port")
+    serve.add_argument("--port", type=_port, default=7071, help="0 for any free port")
     serve.add_argument("--host", default="127.0.0.1", help="an address of this machine")
     commands.add_parser("check", help="load every plugin and setting, serve nothing")
     commands.add_parser("describe", help="say what happens to data here, in order")
@@ -64,9 +64,15 @@ def main() -> int:
         arguments.data = arguments.data.resolve()
         first_run.use_embedded_settings(os.environ, arguments.data)
         return {"serve": _serve, "check": _check, "describe": _describe}[arguments.command](arguments)
-    except StartupError as error:
+    except SluicegateError as error:
         print(f"sluicegate: {error}", file=sys.stderr)
         return 1
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, not {text!r}")
+    return int(text)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
