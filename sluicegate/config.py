@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from sluicegate.errors import StartupError
 
@@ -79,6 +79,12 @@ class Deployment(_Section):
     plugins: Mapping[str, dict[str, Any]] = Field(default_factory=dict)
     """Settings by plugin."""
 
+    _written: Mapping[str, Mapping[str, Any]] = PrivateAttr(default_factory=dict)
+
+    def written(self, plugin: str) -> Mapping[str, Any]:
+        """Return a plugin's settings as the file has them, with app settings by their names: safe to show."""
+        return self._written.get(plugin, {})
+
 
 def load(root: Path, environment: Mapping[str, str] = os.environ) -> Deployment:
     """Read the deployment file of the app in ``root``.
@@ -94,9 +100,11 @@ def load(root: Path, environment: Mapping[str, str] = os.environ) -> Deployment:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise StartupError(f"{path}: not TOML: {error}") from None
     try:
-        return Deployment.model_validate(_resolved(document, environment, path.name))
+        deployment = Deployment.model_validate(_resolved(document, environment, path.name))
     except ValidationError as error:
         raise StartupError(f"{path}: {describe(error)}") from None
+    deployment._written = document.get("plugins", {})
+    return deployment
 
 
 def describe(error: ValidationError) -> str:

@@ -44,8 +44,10 @@ def _lines(gate: Sluicegate) -> Iterator[str]:
 
 def _step(gate: Sluicegate, step: Step) -> Iterator[str]:
     optional = "" if step.required else ", skipped when it fails"
-    yield f"   - {step.plugin} ({gate.plugins.source_of(step.plugin)}{optional}): {gate.plugins.summary_of(step.plugin)}"
-    for name, value in sorted(gate.deployment.plugins.get(step.plugin, {}).items()):
+    # The summary is written as reStructuredText, for authors.
+    summary = gate.plugins.summary_of(step.plugin).replace("``", "")
+    yield f"   - {step.plugin} ({gate.plugins.source_of(step.plugin)}{optional}): {summary}"
+    for name, value in sorted(gate.deployment.written(step.plugin).items()):
         yield f"       {name} = {value!r}"
 
 
