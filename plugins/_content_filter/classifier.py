@@ -28,8 +28,10 @@ Floats = NDArray[np.float32]
 
 HEADS = ("harm", "hate", "harassment", "sexual", "violence", "self_harm", "jailbreak", "indirect_attack")
 SEVERITY_HEADS = ("hate", "sexual", "violence", "self_harm")
-SEGMENT, SEGMENT_STRIDE = 1200, 1000
-WINDOW, WINDOW_STRIDE = 112, 88
+SEGMENT, SEGMENT_STRIDE = 560, 440
+"""Characters; no longer, because one bad sentence among many harmless ones would not show in the linear stage."""
+WINDOW, WINDOW_STRIDE = 128, 96
+"""Tokens; most segments are one window."""
 MOST_WINDOWS = 48
 _ATTACKS = np.array([head in {"jailbreak", "indirect_attack"} for head in HEADS])
 WEIGHTS = Path(__file__).with_name("weights")
@@ -67,20 +69,20 @@ class Calibration:
             for stage, blend in fitted["blends"].items()
         }
         self.thresholds: dict[str, float] = fitted["thresholds"]
-        self._limits = np.array([self.thresholds[head] for head in HEADS], np.float32)
+        self._limits = _log_odds(np.array([self.thresholds[head] for head in HEADS], np.float32))
         self._gates: dict[str, float] = fitted["gates"]
         self.cuts: dict[str, list[float]] = fitted["severity"]
 
     def probability(self, stage: str, logits: Sequence[Floats]) -> Floats:
         """Return the probability per head, from the logits that a stage has so far."""
         weights, bias = self._blends[stage]
-        blended: Floats = np.concatenate(logits) @ weights + bias
+        blended = (np.stack(logits) * weights[: len(logits)]).sum(0) + bias
         return np.asarray(1 / (1 + np.exp(-blended)), np.float32)
 
     def risk(self, stage: str, scores: Floats, source: Source) -> float:
-        """Return how near a piece is to being flagged; below 1 the stages after ``stage`` would not change that."""
-        near = scores / self._limits
-        return float(near.max() if source == "document" else near[:-1].max()) / self._gates[stage]
+        """Return how near a piece is to being flagged, in log-odds; below 0 the stages after ``stage`` are spared."""
+        near = _log_odds(scores) - self._limits
+        return float(near.max() if source == "document" else near[:-1].max()) - self._gates[stage]
 
     def severity(self, head: str, score: float) -> Severity:
         """Return the level whose cut-point ``score`` reaches."""
@@ -109,8 +111,8 @@ class Classifier:
         """Return the scores of a text of any length.
 
         Args:
-            source: Where the text comes from. A prompt or completion cannot be an indirect attack, and a document's
-                attack counts as one whichever head finds it.
+            source: Where the text comes from. Only a document is flagged as an indirect attack; mind that score for
+                documents alone.
         """
         normalised = normalise(text, self._tokeniser.words)
         pieces = list(self._pieces(normalised, source)) or [np.zeros(len(HEADS), np.float32)]
@@ -135,7 +137,7 @@ class Classifier:
         budget = MOST_WINDOWS
         for place in sorted(range(len(read)), key=lambda place: -risk[place]):
             segment, logits = read[place]
-            if risk[place] < 1 or budget <= 0:
+            if risk[place] < 0 or budget <= 0:
                 yield first[place]
                 continue
             for window in windows(self._tokeniser.encode(segment)):
@@ -146,16 +148,15 @@ class Classifier:
         calibration = self._calibration
         halfway = self._encoder.lower([self._tokeniser.start, *window, self._tokeniser.end])
         scores = calibration.probability("early", [linear, halfway.logits])
-        if calibration.risk("early", scores, source) < 1:
+        if calibration.risk("early", scores, source) < 0:
             return scores
         return calibration.probability("late", [linear, halfway.logits, self._encoder.upper(halfway)])
 
     def _scores(self, whole: Floats, source: Source) -> Scores:
         found = {head: round(float(score), 5) for head, score in zip(HEADS, whole, strict=True)}
-        if source == "document":
-            found["indirect_attack"] = max(found["indirect_attack"], found["jailbreak"])
         severity = {head: self._calibration.severity(head, found[head]) for head in SEVERITY_HEADS}
-        flagged = frozenset(head for head in HEADS if found[head] >= self._calibration.thresholds[head])
+        heads = HEADS if source == "document" else HEADS[:-1]
+        flagged = frozenset(head for head in heads if found[head] >= self._calibration.thresholds[head])
         return Scores(**found, severity=severity, flagged=flagged)
 
 
@@ -178,6 +179,11 @@ def windows(ids: Sequence[int]) -> Iterator[Sequence[int]]:
         if start + WINDOW >= len(ids):
             return
         start += WINDOW_STRIDE
+
+
+def _log_odds(probability: Floats) -> Floats:
+    bounded = np.clip(probability, 1e-6, 1 - 1e-6)
+    return np.asarray(np.log(bounded / (1 - bounded)), np.float32)
 
 
 def _whole(pieces: Floats) -> Floats:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
 
 from plugins._content_filter.classifier import HEADS as NAMES
 from plugins._content_filter.classifier import SEVERITY_HEADS, Calibration, segments, windows
@@ -22,12 +23,15 @@ from training.content_filter.data import HEADS, Row, rows, written
 
 Floats = NDArray[np.float32]
 
-# Besides its own two logits, what a head may listen to.
-LISTENS = {"attack": ("indirect", "harm"), "indirect": ("attack",), "violence": ("harm",), "selfharm": ("harm",)}
-BENIGN_RATE = {"harm": 0.02, "hate": 0.012, "harass": 0.012, "sexual": 0.006, "violence": 0.008, "selfharm": 0.004}
+# Shares of the linear, early and late logits. They are set, not fitted: on held-out rows of seen sources a regression trusts
+# the linear stage, which has learnt those sources by heart, and loses up to .1 of AUC on texts of other origin.
+MIX = {"linear": (1.0, 0.0, 0.0), "early": (0.3, 1.0, 0.0), "late": (0.3, 0.5, 0.7)}
+# Forum texts around the edge of what annotators call hate; false alarms on them say little about ordinary text.
+EDGE = ("edos", "hatemoji", "misogyny", "davidson", "mlma", "toxigen", "safetext", "wiki_nonfuzzed", "toxic_spans")
+BENIGN_RATE = {"harm": 0.02, "hate": 0.02, "harass": 0.015, "sexual": 0.006, "violence": 0.008, "selfharm": 0.004}
 BENIGN_RATE |= {"attack": 0.008, "indirect": 0.02}
-USED = {"linear": [0], "early": [0, 1], "late": [0, 1, 2]}
-LOST = 0.02
+LOW_RATE = 0.04
+LOST = 0.015
 
 
 class Stages:
@@ -44,9 +48,9 @@ class Stages:
         """Return linear, early and late logits, (3, heads), of the piece of a text that shows the most."""
         text = normalise(text, self.tokeniser.words)
         found = []
-        for segment in list(segments(text))[:4] or [""]:
+        for segment in list(segments(text))[:8] or [""]:
             linear = self.linear.logits(segment)
-            for window in list(windows(self.tokeniser.encode(segment)))[:4]:
+            for window in list(windows(self.tokeniser.encode(segment)))[:2]:
                 halfway = self.encoder.lower([self.tokeniser.start, *window, self.tokeniser.end])
                 found.append(np.stack([linear, halfway.logits, self.encoder.upper(halfway)]))
         return max(found, key=lambda three: float(three[2].max()))
@@ -60,48 +64,45 @@ def measured(found: list[Row], stages: Stages, cache: Path) -> Floats:
     return logits
 
 
-def blend(logits: Floats, labels: Floats, weights: Floats, own: int) -> tuple[Floats, float]:
-    """Return weights over all logits and the bias that predict one head."""
-    heads = {own, *(HEADS.index(name) for name in LISTENS.get(HEADS[own], ()))}
-    columns = sorted(stage * len(HEADS) + head for stage in range(logits.shape[1]) for head in heads)
-    flat = logits.reshape(len(logits), -1)
-    known = labels[:, own] >= 0
-    model = LogisticRegression(C=0.3, max_iter=500)
-    model.fit(flat[known][:, columns], labels[known, own], sample_weight=weights[known])
-    found = np.zeros(flat.shape[1], np.float32)
-    found[columns] = model.coef_[0]
-    return found, float(model.intercept_[0])
+def scale(mixed: Floats, labels: Floats, weights: Floats) -> tuple[float, float]:
+    """Return slope and offset that turn one head's mixed logits into calibrated ones."""
+    known = labels >= 0
+    model = LogisticRegression(C=10.0)
+    model.fit(mixed[known, None], labels[known], sample_weight=weights[known])
+    return float(model.coef_[0, 0]), float(model.intercept_[0])
 
 
 def blends(logits: Floats, labels: Floats, weights: Floats) -> dict[str, Any]:
-    """Return the blend of each stage with the linear one."""
+    """Return, for each stage, the weight per stage and head, (3, heads), and the offset per head."""
     found = {}
-    for stage, used in USED.items():
-        each = [blend(logits[:, used], labels, weights, own) for own in range(len(HEADS))]
-        matrix = np.stack([column for column, _ in each], 1).round(5)
-        found[stage] = {"weights": matrix.tolist(), "bias": [round(bias, 5) for _, bias in each]}
+    for stage, shares in MIX.items():
+        mixed = np.tensordot(logits, shares, (1, 0))
+        fits = [scale(mixed[:, own], labels[:, own], weights) for own in range(len(HEADS))]
+        matrix = [[round(share * slope, 5) for slope, _ in fits] for share in shares]
+        found[stage] = {"weights": matrix, "bias": [round(offset, 5) for _, offset in fits]}
     return found
 
 
 def probabilities(fitted: dict[str, Any], logits: Floats, stage: str) -> Floats:
     """Return what a blend says for all rows."""
-    one = fitted[stage]
-    flat = logits[:, USED[stage]].reshape(len(logits), -1) @ np.array(one["weights"]) + np.array(one["bias"])
-    return np.asarray(1 / (1 + np.exp(-flat)), np.float32)
+    blended = (logits * np.array(fitted[stage]["weights"])).sum(1) + np.array(fitted[stage]["bias"])
+    return np.asarray(1 / (1 + np.exp(-blended)), np.float32)
 
 
-def gate(scores: Floats, limit: Floats, flagged: NDArray[np.bool_]) -> float:
-    """Return how near its threshold the nearest head must come for the next stage to run.
-
-    At most ``LOST`` of the texts that the last stage flags stay below; the head for documents has no say.
-    """
-    near = (scores / limit)[:, :-1].max(1)
-    return round(float(np.quantile(near[flagged[:, :-1].any(1)], LOST)), 5)
+def nearness(scores: Floats, limit: Floats) -> Floats:
+    """Return how near each text's nearest head comes to its threshold, in log-odds; the head for documents has no say."""
+    bounded = np.clip(scores, 1e-6, 1 - 1e-6)
+    near = np.log(bounded / (1 - bounded)) - np.log(limit / (1 - limit))
+    return np.asarray(near[:, :-1].max(1), np.float32)
 
 
-def thresholds(late: Floats, labels: Floats) -> dict[str, float]:
+def gate(near: Floats, flagged: NDArray[np.bool_]) -> float:
+    """Return the nearness from which the next stage runs; at most ``LOST`` of what the last stage flags stays below."""
+    return round(float(np.quantile(near[flagged], LOST)), 5)
+
+
+def thresholds(late: Floats, labels: Floats, benign: NDArray[np.bool_]) -> dict[str, float]:
     """Return the threshold per head that only its share of the benign texts exceeds."""
-    benign = (labels[:, 0] == 0) & (labels[:, :7] <= 0).all(1)
     found = {}
     for own, head in enumerate(HEADS):
         clean = benign if head != "indirect" else labels[:, own] == 0
@@ -109,21 +110,22 @@ def thresholds(late: Floats, labels: Floats) -> dict[str, float]:
     return found
 
 
-def cut_points(scores: Floats, human: Floats, lowest_medium: float) -> list[float]:
-    """Return the three scores that part 0, 2, 4 and 6 with the smallest mean error against human levels."""
+def cut_points(scores: Floats, human: Floats, lowest: float, medium: float) -> list[float]:
+    """Return the three scores that part 0, 2, 4 and 6.
+
+    Medium, which the default policy blocks, begins at the shipped threshold. The others give the smallest mean error against
+    human levels, low above most benign texts.
+    """
     level = np.digitize(human, [0.125, 0.375, 0.7])
-    grid = np.unique(np.quantile(scores, np.linspace(0.02, 0.98, 25)))
-    best = (np.inf, [0.25, 0.5, 0.75])
-    for low in grid:
-        for middle in np.unique(np.maximum(grid[grid > low], lowest_medium)):
-            for high in grid[grid > middle]:
-                error = float(np.abs(np.digitize(scores, [low, middle, high]) - level).mean())
-                if error < best[0]:
-                    best = (error, [float(low), float(middle), float(high)])
-    return [round(cut, 5) for cut in best[1]]
+    grid = np.unique(np.quantile(scores, np.linspace(0.02, 0.98, 49)))
+    below, above = np.unique(np.clip(grid, lowest, medium - 1e-4)), grid[grid > medium]
+    pairs = [(low, high) for low in below for high in above]
+    errors = [np.abs(np.digitize(scores, [low, medium, high]) - level).mean() for low, high in pairs]
+    low, high = pairs[int(np.argmin(errors))]
+    return [round(float(low), 5), medium, round(float(high), 5)]
 
 
-def severity(fitted: dict[str, Any], pool: Path, stages: Stages) -> dict[str, list[float]]:
+def severity(fitted: dict[str, Any], pool: Path, stages: Stages, lowest: dict[str, float]) -> dict[str, list[float]]:
     """Fit the cut-points of each category on human scores and print how well the ranking agrees."""
     texts = [
         json.loads(line)
@@ -136,11 +138,29 @@ def severity(fitted: dict[str, Any], pool: Path, stages: Stages) -> dict[str, li
         own = NAMES.index(name)
         rated = np.array([row["cat"] == HEADS[own] for row in texts])
         human = np.array([row["score"] for row in texts], np.float32)[rated]
-        found[name] = cut_points(late[rated, own], human, fitted["thresholds"][name])
+        found[name] = cut_points(late[rated, own], human, lowest[name], fitted["thresholds"][name])
         print(
             f"severity {name:9s} n {rated.sum()} Spearman {spearmanr(late[rated, own], human)[0]:.2f} cuts {found[name]}"
         )
     return found
+
+
+def report(fitted: dict[str, Any], scores: list[Floats], labels: Floats) -> None:
+    """Print how often each stage is the last, and what stopping early costs in average precision."""
+    limit = np.array([fitted["thresholds"][name] for name in NAMES])
+    near = [nearness(stage, limit) for stage in scores]
+    first = near[0] < fitted["gates"]["linear"]
+    second = ~first & (near[1] < fitted["gates"]["early"])
+    cascade = np.where(first[:, None], scores[0], np.where(second[:, None], scores[1], scores[2]))
+    benign = (labels <= 0).all(1)
+    print(
+        f"stops after the linear stage {first.mean():.2f} of texts, {first[benign].mean():.2f} of benign ones;", end=" "
+    )
+    print(f"after three layers {second.mean():.2f}, {second[benign].mean():.2f}")
+    for own, name in enumerate(NAMES):
+        known = labels[:, own] >= 0
+        each = [average_precision_score(labels[known, own], one[known, own]) for one in (*scores, cascade)]
+        print(f"{name:16s} AUPRC linear {each[0]:.3f}, early {each[1]:.3f}, late {each[2]:.3f}, cascade {each[3]:.3f}")
 
 
 def main() -> None:
@@ -160,20 +180,20 @@ def main() -> None:
     weights = np.array([row.weight for row in found], np.float32)
     fitted: dict[str, Any] = {"blends": blends(logits, labels, weights)}
     linear, early, late = (probabilities(fitted["blends"], logits, stage) for stage in ("linear", "early", "late"))
-    fitted["thresholds"] = thresholds(late, labels)
+    edge = np.array([row.source.startswith(EDGE) for row in found])
+    benign = (labels[:, 0] == 0) & (labels[:, :7] <= 0).all(1) & ~edge
+    fitted["thresholds"] = thresholds(late, labels, benign)
     limit = np.array([fitted["thresholds"][name] for name in NAMES])
+    flagged = (late >= limit)[:, :-1].any(1)
     fitted["gates"] = {
-        stage: gate(scores, limit, late >= limit) for stage, scores in (("linear", linear), ("early", early))
+        stage: gate(nearness(scores, limit), flagged) for stage, scores in (("linear", linear), ("early", early))
     }
-    fitted["severity"] = severity(fitted, arguments.pool, stages)
+    lowest = dict(zip(NAMES, np.quantile(late[benign], 1 - LOW_RATE, axis=0), strict=True))
+    fitted["severity"] = severity(fitted, arguments.pool, stages, lowest)
     path = arguments.weights / "calibration.json"
     path.write_text(json.dumps(fitted, indent=1) + "\n", encoding="utf-8")
     Calibration(path)
-    for stage, scores in (("linear", linear), ("early", early)):
-        stops = (scores / limit)[:, :-1].max(1) < fitted["gates"][stage]
-        print(
-            f"{stage} stage stops {stops.mean():.2f} of texts, {stops[(labels <= 0).all(1)].mean():.2f} of benign ones"
-        )
+    report(fitted, [linear, early, late], labels)
 
 
 if __name__ == "__main__":

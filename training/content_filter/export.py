@@ -89,18 +89,21 @@ def layer(graph: Graph, x: str, number: int) -> str:
     def linear(part: str) -> list[str]:
         return [graph.weight(f"{name}.{part}.weight", transpose=True), graph.weight(f"{name}.{part}.bias")]
 
-    def skip(part: str, y: str, before: str, bias: str, output: str) -> str:
+    # Not SkipLayerNormalization, which took 0.19 ms where these three nodes take 0.04.
+    def skip(part: str, y: str, bias: str, before: str, output: str) -> str:
+        graph.add("Add", [y, bias], f"{name}.{part}.biased")
+        graph.add("Add", [f"{name}.{part}.biased", before], f"{name}.{part}.sum")
         norm = [graph.weight(f"{name}.{part}.weight"), graph.weight(f"{name}.{part}.bias")]
-        return graph.add("SkipLayerNormalization", [y, before, *norm, bias], output, MICROSOFT, epsilon=1e-12)
+        return graph.add("LayerNormalization", [f"{name}.{part}.sum", *norm], output, axis=-1, epsilon=1e-12)
 
     qkv, out, up, down = (linear(part) for part in ("qkv", "out", "up", "down"))
     attended = graph.add("Attention", [x, *qkv], f"{name}.attended", MICROSOFT, num_heads=HEADS_PER_LAYER)
     projected = graph.add("MatMul", [attended, out[0]], f"{name}.projected")
-    x = skip("norm1", projected, x, out[1], f"{name}.middle")
+    x = skip("norm1", projected, out[1], x, f"{name}.middle")
     wide = graph.add("MatMul", [x, up[0]], f"{name}.wide")
     active = graph.add("BiasGelu", [wide, up[1]], f"{name}.active", MICROSOFT)
     narrow = graph.add("MatMul", [active, down[0]], f"{name}.narrow")
-    return skip("norm2", narrow, x, down[1], f"hidden{number + 1}")
+    return skip("norm2", narrow, down[1], x, f"hidden{number + 1}")
 
 
 def leave(graph: Graph, x: str, number: int) -> str:

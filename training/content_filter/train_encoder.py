@@ -81,6 +81,22 @@ def window(ids: list[int], labels: NDArray[np.float32]) -> list[int]:
     return ids[start : start + size]
 
 
+def joined(
+    examples: Examples, row: int, benign: NDArray[np.int64], share: float
+) -> tuple[list[int], NDArray[np.float32]]:
+    """Return a row's window and labels, in ``share`` of the cases with a benign text before or after it.
+
+    So that one bad sentence counts among harmless ones. A head is 0 only where it is 0 for both texts.
+    """
+    ids, labels = window(examples.ids[row], examples.labels[row]), examples.labels[row]
+    if len(ids) > WINDOW // 2 or np.random.rand() >= share:
+        return ids, labels
+    other = benign[np.random.randint(len(benign))]
+    more = examples.ids[other][: WINDOW - len(ids)]
+    both = np.where((labels == 0) & (examples.labels[other] != 0), -1, labels).astype(np.float32)
+    return (ids + more if np.random.rand() < 0.5 else more + ids), both
+
+
 def loss_of(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Return the masked, weighted binary cross-entropy."""
     known = (labels >= 0).float() * HEAD_WEIGHT * weights[:, None]
@@ -155,7 +171,7 @@ def run_epochs(
             if number < state["batch"] or state["step"] >= total:
                 continue
             schedule(optimiser, state["step"], total)
-            mean = 0.98 * mean + 0.02 * step(model, optimiser, examples, picked, arguments.dropout)
+            mean = 0.98 * mean + 0.02 * step(model, optimiser, examples, picked, arguments.dropout, arguments.join)
             state = {"epoch": epoch, "step": state["step"] + 1, "batch": number + 1}
             if state["step"] % 20 == 0:
                 rate = 20 / (time.monotonic() - logged_at)
@@ -178,11 +194,21 @@ def schedule(optimiser: torch.optim.Optimizer, step: int, total: int) -> None:
 
 
 def step(
-    model: Encoder, optimiser: torch.optim.Optimizer, examples: Examples, picked: NDArray[np.int64], dropout: float
+    model: Encoder,
+    optimiser: torch.optim.Optimizer,
+    examples: Examples,
+    picked: NDArray[np.int64],
+    dropout: float,
+    join: float,
 ) -> float:
     """Take one optimiser step; the early exit learns from the labels and from the last layer."""
-    ids, mask = padded([window(examples.ids[row], examples.labels[row]) for row in picked])
-    labels, weights = torch.from_numpy(examples.labels[picked]), torch.from_numpy(examples.weights[picked])
+    benign = np.flatnonzero((examples.labels <= 0).all(1) & (examples.labels[:, 0] == 0))
+    pairs = [joined(examples, row, benign, join) for row in picked]
+    ids, mask = padded([ids for ids, _ in pairs])
+    labels, weights = (
+        torch.from_numpy(np.stack([each for _, each in pairs])),
+        torch.from_numpy(examples.weights[picked]),
+    )
     with torch.autocast("cpu", torch.bfloat16):
         early, late = model(ids, mask, dropout)
     taught = f.binary_cross_entropy_with_logits(early, late.detach().sigmoid(), reduction="none") * HEAD_WEIGHT
@@ -216,6 +242,7 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--tokens", type=int, default=3072, help="padded tokens per batch")
     parser.add_argument("--largest", type=int, default=2000, help="sources beyond this size are thinned")
+    parser.add_argument("--join", type=float, default=0.0, help="share of rows shown beside a benign text")
     parser.add_argument("--frozen", type=int, default=2, help="lowest layers that stay as they are")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
