@@ -154,7 +154,7 @@ class Outcome(StrEnum):
     COMPLETED = "completed"
     """The whole answer was sent."""
     BLOCKED = "blocked"
-    """A pre-filter refused the request; the model saw nothing."""
+    """A pre-filter, or the model's own server, refused the request; nothing was answered."""
     CUT = "cut"
     """A post-filter ended at least one choice."""
     FAILED = "failed"
