@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from tests.wire.cues import Cues, user
-from tests.wire.serving import ROOT, Server, environment
+from tests.wire.serving import ROOT, Server, copy_of_the_product, environment
 
 FIELDS = {
     "endpoint", "account", "api_key", "chat_deployment", "embedding_deployment", "operator_key", "reviewer_keys", "officer_key",
@@ -72,15 +72,7 @@ def data(first, tmp_path) -> Path:
 
 @pytest.fixture
 def app(tmp_path) -> Path:
-    """A copy of the product that a test may change."""
-    folder = tmp_path / "app"
-    for part in ("sluicegate", "plugins", "config"):
-        shutil.copytree(
-            ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.npz", "*.safetensors")
-        )
-    for part in ("function_app.py", "host.json"):
-        shutil.copy(ROOT / part, folder)
-    return folder
+    return copy_of_the_product(tmp_path / "app")
 
 
 def run(
@@ -362,7 +354,7 @@ def test_a_plugin_that_is_dropped_into_the_folder_runs_and_is_described(tmp_path
     [
         (
             "yield ",
-            "print ",
+            "_ = ",
             "plugin 'farewell', hook post_filter: must be async def with yield",
         ),
         ("(chunks, config)", "(chunks, colour)", "plugin 'farewell'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +36,15 @@ def environment(deployment: str | Path | None = None, **settings: str) -> dict[s
         path = HERE / "deployments" / f"{deployment}.toml" if isinstance(deployment, str) else deployment
         settings["SLUICEGATE_CONFIG"] = str(path)
     return {**inherited, "PYTHONPATH": str(SITE), **settings}
+
+
+def copy_of_the_product(folder: Path) -> Path:
+    """Copy what runs into a new folder, for a test that changes it, and return the folder."""
+    for part in ("sluicegate", "plugins", "config"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for part in ("function_app.py", "host.json", "pyproject.toml"):
+        shutil.copy(ROOT / part, folder)
+    return folder
 
 
 class Server:
