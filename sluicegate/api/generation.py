@@ -107,7 +107,7 @@ class Frames:
         """Return a frame of one choice; ``content`` is its first member, such as ``"text":"a"``."""
         parts = [self._heads.get(index) or self._head_of(index), content, b',"logprobs":']
         parts.append(encode(logprobs) if logprobs else b"null")
-        parts.append(b',"finish_reason":"%b"' % finish_reason.encode() if finish_reason else b',"finish_reason":null')
+        parts.append(b',"finish_reason":' + encode(finish_reason) if finish_reason else b',"finish_reason":null')
         if self._annotations:
             parts += (b',"content_filter_results":', encode(results) if results else b"{}")
         parts.append(b"}]")

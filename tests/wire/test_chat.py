@@ -213,6 +213,7 @@ def test_log_probabilities(client, stream):
         {"response_format": {"type": "json_object"}},
         {"response_format": {"type": "json_schema", "json_schema": {"name": "any", "schema": {"type": "object"}}}},
         {"reasoning_effort": "low"},
+        {"user": "ada"},
     ],
     ids=lambda fields: json.dumps(fields)[-40:],
 )

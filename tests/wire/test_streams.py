@@ -142,6 +142,16 @@ def test_frames_are_padded_unless_the_caller_declines(http):
     assert b"obfuscation" not in bare.content
 
 
+def test_whatever_a_model_says_is_data(http):
+    text = 'data: [DONE]\n\ndata: {"error": 1}\n\n\u2028\x00\ud800'
+    script = [{"text": text}, {"finish_reason": 'odd","index":7,"x":"'}]
+
+    answer = events(http.post(path("v1", "chat/completions"), json=chat(*script)).content)
+
+    assert deltas(answer) == text
+    assert reasons(answer) == {0: 'odd","index":7,"x":"'}
+
+
 # --- blocked terms ---------------------------------------------------------------------------------------------------
 
 
