@@ -386,6 +386,27 @@ async def test_two_deletions_in_one_batch_take_both(blobs, keys, clock, store):
     assert await batches_of(blobs) == []
 
 
+async def test_a_slow_deletion_does_not_bring_back_what_another_one_removed(blobs, keys, clock, store):
+    class Slow(Gate):
+        async def __call__(self, change, container, name):
+            if "/deletions/" not in name:
+                await super().__call__(change, container, name)
+
+    gate = Slow("put", "ret-20260101")
+    await keep_all(store)
+    slow = asyncio.create_task(
+        Vault(Around(blobs, gate), keys, clock=clock).store("contoso", "keeper").purge(OfUser(ALICE))
+    )
+    await gate.reached()
+    await store.purge(OfUser(BOB))
+    gate.open()
+    await slow
+
+    [name] = await batches_of(blobs)
+    batch = (await blobs.get("ret-20260101", name)).data
+    assert [who for who in KEPT if b'"%b"' % who.encode() in batch] == ["nobody"]
+
+
 async def test_no_two_deletions_have_one_number(blobs, keys, clock):
     stores = [Vault(blobs, keys, clock=clock).store("contoso", "keeper") for _ in range(12)]
 
