@@ -715,6 +715,16 @@ async def test_the_days_checkpoint_is_logged_and_kept_once(open_audit, blobs, cl
     assert [blob.name async for blob in blobs.list(PUBLISHED)] == ["20260101", "20260102"]
 
 
+async def test_the_first_of_the_day_is_kept_when_another_process_publishes(audit, open_audit, blobs):
+    await append(audit, 3)
+    first = await audit.publish()
+    await append(audit, 3)
+
+    await open_audit().publish()
+
+    assert read_checkpoint(json.loads((await blobs.get(PUBLISHED, "20260101")).data)) == first
+
+
 async def test_what_somebody_put_in_its_place_does_not_silence_a_publication(audit, blobs, caplog):
     caplog.set_level(logging.INFO, "sluicegate.audit")
     await append(audit, 3)
@@ -819,6 +829,29 @@ async def test_a_forged_publication_is_refused(audit, open_audit, blobs):
     await blobs.put(PUBLISHED, "20260101", b"{}")
     with pytest.raises(SealBroken):
         await open_audit().verify()
+
+
+async def test_what_another_log_signed_with_the_same_key_is_refused(audit, open_audit, blobs, keys, clock):
+    await append(audit, 5)
+    elsewhere = MemoryStorage()
+    other = Audit(elsewhere, keys, origin="other", clock=clock)
+    await append(other, 300)
+    await other.publish()
+    for container in (PUBLISHED, TREE):
+        async for blob in elsewhere.list(container):
+            await blobs.put(container, blob.name, (await elsewhere.get(container, blob.name)).data)
+        with pytest.raises(SealBroken, match="'other'"):
+            await open_audit().verify()
+
+    with pytest.raises(SealBroken, match="'other'"):
+        await open_audit().append(read_by(0))
+
+
+async def test_what_follows_the_last_line_of_a_page_is_noticed(audit, open_audit, blobs):
+    await append_pages(audit, 5)
+    await replace_page(blobs, "000000000000", (await pages(blobs))["000000000000"] + b"more")
+
+    assert await broken_at(open_audit()) == 0
 
 
 async def test_a_second_page_for_the_same_entries_is_noticed(audit, open_audit, blobs):

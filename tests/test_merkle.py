@@ -273,15 +273,16 @@ def test_a_changed_inclusion_proof_leads_elsewhere(data):
     assert inclusion_root(leaf_hash(b"other"), index, size, path) != root
     for other in set(range(size)) - {index}:
         assert inclusion_root(leaves[index], other, size, path) != root
-    assert inclusion_root(leaves[index], index, size, [*path, bytes(32)]) != root
+    assert inclusion_root(leaves[index], index, size, [*path, bytes(32)]) is None
     for position in range(len(path)):
-        assert inclusion_root(leaves[index], index, size, path[:position] + path[position + 1 :]) != root
+        assert inclusion_root(leaves[index], index, size, path[:position] + path[position + 1 :]) is None
         assert inclusion_root(leaves[index], index, size, [*path[:position], bytes(32), *path[position + 1 :]]) != root
 
 
 @pytest.mark.parametrize(("index", "size"), [(-1, 4), (4, 4), (0, 0), (5, 4), (0, -1)])
 def test_leaves_that_are_not_in_the_tree_have_no_proof(index, size):
-    assert inclusion_root(LEAVES[0], index, size, []) is None
+    for length in range(5):
+        assert inclusion_root(LEAVES[0], index, size, LEAVES[1 : length + 1]) is None
     with pytest.raises(ValueError, match="no leaf"):
         inclusion_spans(index, size)
 
@@ -303,6 +304,24 @@ def test_a_changed_consistency_proof_is_refused(data):
         assert not is_consistent(old, old_root, new, new_root, path[:position] + path[position + 1 :])
         changed = [*path[:position], bytes(32), *path[position + 1 :]]
         assert not is_consistent(old, old_root, new, new_root, changed)
+
+
+def test_a_consistency_proof_has_the_length_it_must_have_even_for_roots_made_to_fit():
+    """Of trees of 1 and 4 leaves: a path that ends early, and one that goes on."""
+    one, four = LEAVES[0], root_of(LEAVES[:4])
+    path = [LEAVES[1], node_hash(LEAVES[2], LEAVES[3])]
+    assert is_consistent(1, one, 4, four, path)
+
+    assert not is_consistent(1, one, 4, node_hash(one, LEAVES[1]), path[:1])
+    assert not is_consistent(1, node_hash(bytes(32), one), 4, node_hash(bytes(32), four), [*path, bytes(32)])
+    three = naive_subproof(3, LEAVES[:4])
+    assert not is_consistent(
+        3,
+        node_hash(bytes(32), root_of(LEAVES[:3])),
+        4,
+        node_hash(bytes(32), four),
+        [*three, bytes(32)],
+    )
 
 
 def test_trees_of_one_size_are_consistent_only_when_equal():

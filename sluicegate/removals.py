@@ -1,0 +1,164 @@
+"""Removals: what a receipt says of one, and what it says that it cannot prove."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from hashlib import sha256
+from typing import Any
+
+from sluicegate.audit_entries import timestamp
+from sluicegate.errors import PurgeIncomplete
+from sluicegate.services import BlobInfo
+
+NOT_PROVEN = (
+    "A receipt shows what this deployment did and saw. It cannot show that the providers of storage and keys, or anyone "
+    "who copied data before, kept nothing.",
+    "All times are by this deployment's own clocks.",
+    "That the log is whole shows only against a checkpoint of it which somebody else holds.",
+)
+WITH_KEYS = (
+    "A copy that was made before, of data and wrapped keys, stays unreadable only as long as AES-256 and the algorithm that "
+    "wrapped the keys are not broken."
+)
+WITHOUT_KEYS = (
+    "No key was destroyed: a copy of the storage that was made before stays readable, to whoever may use its day's key, "
+    "until that key is destroyed with the day."
+)
+RECOVERABLE = "Until {until}, whoever may recover deleted keys can make copies of the data readable again."
+
+
+class Kind(StrEnum):
+    """What a removal was."""
+
+    PURGE_DAY = "purge.day"
+    """A day of all accounts; the subject is the day, ``YYYYMMDD``, and the account None."""
+    PURGE_ACCOUNT_DAY = "purge.account-day"
+    """A day of one account; the subject is the day."""
+    DELETE_RECORD = "delete.record"
+    """One record; the subject is its id."""
+    DELETE_USER = "delete.user"
+    """Everything of one end user; the subject is the keyed hash."""
+    DELETE_ACCOUNT = "delete.account"
+    """Everything of one account; the subject is its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was there before the first thing went.
+
+    Attributes:
+        names_sha256: From :class:`Tally`; names themselves may say more than a receipt should.
+        records: How many records, where that is known.
+    """
+
+    blobs: int
+    bytes: int
+    names_sha256: str
+    records: int | None = None
+
+
+class Tally:
+    """Counts what is about to go, in flat memory.
+
+    ``names_sha256`` is the SHA-256 over ``{container}/{name}``, each followed by a line feed, in the order of the calls:
+    add containers, and their blobs, in name order.
+    """
+
+    def __init__(self) -> None:
+        self._blobs = 0
+        self._bytes = 0
+        self._names = sha256()
+
+    def add(self, container: str, blob: BlobInfo) -> None:
+        self._blobs += 1
+        self._bytes += blob.size
+        self._names.update(f"{container}/{blob.name}\n".encode())
+
+    def found(self, records: int | None = None) -> Found:
+        """Return the counts."""
+        return Found(self._blobs, self._bytes, self._names.hexdigest(), records)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was done and seen, once nothing is left.
+
+    Attributes:
+        keys: Keys that were destroyed, and whether ``KeyService.destroy`` proved them absent.
+        checked: What was listed afterwards, in words, and how many were found: only zeros get a receipt.
+        weaknesses: What makes this removal less than final beyond what the key service says of itself, a sentence each.
+    """
+
+    keys: Mapping[str, bool]
+    checked: Mapping[str, int]
+    weaknesses: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFate:
+    """What became of a key.
+
+    Attributes:
+        is_absent: ``KeyService.destroy`` proved it absent.
+        recoverable_until: Until when it can be brought back, or None.
+    """
+
+    name: str
+    is_absent: bool
+    recoverable_until: datetime | None
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The key's line in a receipt."""
+        until = self.recoverable_until
+        return {
+            "name": self.name,
+            "destroyed": self.is_absent and until is None,
+            "recoverable_until": None if until is None else timestamp(until),
+        }
+
+
+def attempt(found: Found, time: str) -> dict[str, Any]:
+    """Return what one attempt found, as a receipt has it."""
+    return {
+        "time": time,
+        "blobs": found.blobs,
+        "bytes": found.bytes,
+        "records": found.records,
+        "names_sha256": found.names_sha256,
+    }
+
+
+def check_complete(kind: Kind, subject: str, evidence: Evidence, fates: Sequence[KeyFate]) -> None:
+    """Refuse a removal that cannot have a receipt.
+
+    Raises:
+        ValueError: Nothing was checked, or a whole day went and no key with it.
+        PurgeIncomplete: Something is left, or a key is neither proven absent nor sure to go.
+    """
+    if not evidence.checked:
+        raise ValueError("a removal is checked by listing what is left")
+    if kind is Kind.PURGE_DAY and not fates:
+        raise ValueError("a day is purged by destroying its key")
+    left = [f"{subject}: {what}" for what, count in evidence.checked.items() if count]
+    left += [f"{subject}: key {fate.name}" for fate in fates if not fate.is_absent and fate.recoverable_until is None]
+    if left:
+        raise PurgeIncomplete(left)
+
+
+def conclusion(evidence: Evidence, fates: Sequence[KeyFate], weaknesses: Sequence[str]) -> dict[str, Any]:
+    """Return the part of a receipt that says how complete the removal is, and what that cannot prove."""
+    until = max((fate.recoverable_until for fate in fates if fate.recoverable_until is not None), default=None)
+    sentences = [*NOT_PROVEN, WITH_KEYS if fates else WITHOUT_KEYS]
+    if until is not None:
+        sentences.append(RECOVERABLE.format(until=timestamp(until)))
+    return {
+        "keys": [fate.document for fate in fates],
+        "checked": dict(evidence.checked),
+        "recoverable_until": None if until is None else timestamp(until),
+        "weaknesses": [*weaknesses, *evidence.weaknesses],
+        "not_proven": sentences,
+    }
