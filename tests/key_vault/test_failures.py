@@ -20,28 +20,37 @@ async def test_throttling_is_waited_out(stand_in, vault, keys):
 
 
 async def test_but_not_for_longer_than_an_answer_can_wait(stand_in, vault, impatient):
-    stand_in.fail(429, times=9, Retry_After="3600")
+    stand_in.fail(429, times=9, Retry_After="20")
 
     with pytest.raises(KeyUnavailable, match=HELD):
         await impatient.wrap(DAY, SECRET)
 
 
 async def test_a_vault_that_does_not_answer_is_given_up(stand_in, vault, impatient):
-    held = stand_in.hold("get")
+    stand_in.hold("get")
 
     with pytest.raises(KeyUnavailable, match=HELD):
         await impatient.wrap(DAY, SECRET)
 
+
+async def test_whoever_gives_up_leaves_nothing_behind(stand_in, vault, keys):
+    held = stand_in.hold("get")
+    wrapping = asyncio.create_task(keys.wrap(DAY, SECRET))
+    await held.arrival()
+
+    wrapping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await wrapping
     held.release()
-    assert (await impatient.wrap(DAY, SECRET)).key_id
+
+    assert await keys.unwrap(await keys.wrap(DAY, SECRET)) == SECRET
 
 
 async def test_those_who_wait_for_somebody_elses_look_give_up_as_well(stand_in, vault, impatient):
-    held = stand_in.hold("get", times=8)
+    stand_in.hold("get", times=8)
 
     results = await asyncio.gather(*(impatient.wrap(DAY, SECRET) for _ in range(8)), return_exceptions=True)
 
-    held.release()
     assert [type(each) for each in results] == [KeyUnavailable] * 8
 
 
