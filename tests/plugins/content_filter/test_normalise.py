@@ -1,6 +1,5 @@
 """Hiding tricks are undone, and ordinary text is left alone."""
 
-
 import pytest
 
 from plugins._content_filter.normalise import normalise
