@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from plugins import local_keys
-from sluicegate.errors import KeyUnavailable
+from sluicegate.errors import KeyNotFound, KeyUnavailable
 from sluicegate.services import key_reference
 from sluicegate.testing import MemoryKeys, check_keys
 
@@ -180,6 +180,25 @@ async def test_a_damaged_signing_key_is_never_used(tmp_path, change):
 
     with pytest.raises(KeyUnavailable, match="'audit' is damaged"):
         await keys.sign("audit", b"data")
+
+
+async def test_a_signing_key_of_another_curve_is_not_shown(tmp_path):
+    keys = local_keys.open_keys(f"folder:{tmp_path}")
+    await keys.sign("audit", b"data")
+    path = tmp_path / "audit.jwk"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"crv": "P-384"}))
+
+    with pytest.raises(KeyUnavailable, match="'audit' is damaged"):
+        await keys.public_key("audit")
+
+
+async def test_a_signing_key_in_a_folder_unwraps_nothing(tmp_path):
+    keys = local_keys.open_keys(f"folder:{tmp_path}")
+    wrapped = await keys.wrap("a", bytes(32))
+    signature = await keys.sign("audit", b"data")
+
+    with pytest.raises(KeyNotFound):
+        await keys.unwrap(replace(wrapped, key_id=signature.key_id))
 
 
 @pytest.mark.parametrize(

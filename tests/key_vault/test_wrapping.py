@@ -287,11 +287,13 @@ async def test_a_missing_customers_key_is_never_made(vault, keys):
 
 async def test_only_so_many_keys_are_remembered(vault, keys, monkeypatch):
     monkeypatch.setattr("plugins.azure_key_vault.vault.CACHED", 2)
+    wrapped = {name: await keys.wrap(name, SECRET) for name in "abc"}
     for name in "abc":
-        await keys.unwrap(await keys.wrap(name, SECRET))
+        await keys.unwrap(wrapped[name])
     vault.calls.clear()
 
     for name in "cba":
         await keys.wrap(name, SECRET)
+        await keys.unwrap(wrapped[name])
 
-    assert vault.calls == [("get", "a")]
+    assert [call for call in vault.calls if call[0] == "get"] == [("get", "a"), ("get", "a")]
