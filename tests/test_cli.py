@@ -23,6 +23,9 @@ from tests.wire.serving import ROOT, Server, copy_of_the_product, environment
 FIELDS = {
     "endpoint", "account", "api_key", "chat_deployment", "embedding_deployment", "operator_key", "reviewer_keys", "officer_key",
 }  # fmt: skip
+UNCACHED = {"PYTHONDONTWRITEBYTECODE": "1"}
+"""For a module that is written anew: Python would take its cached form if it was written in the same second."""
+FULL = (ROOT / "tests" / "wire" / "deployments" / "full.toml").read_text()
 FAREWELL = '''
 """Say farewell."""
 
@@ -70,9 +73,10 @@ def data(first, tmp_path) -> Path:
     return shutil.copytree(first, tmp_path / "data")
 
 
-@pytest.fixture
-def app(tmp_path) -> Path:
-    return copy_of_the_product(tmp_path / "app")
+@pytest.fixture(scope="module")
+def app(tmp_path_factory) -> Path:
+    """A copy of the product; every test that uses it writes the plugin ``farewell`` and the deployment file."""
+    return copy_of_the_product(tmp_path_factory.mktemp("copy") / "app")
 
 
 def run(
@@ -92,10 +96,9 @@ def run(
     return ended.returncode, ended.stdout, ended.stderr
 
 
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
+def changed(text: str, old: str, new: str) -> str:
     assert old in text
-    path.write_text(text.replace(old, new))
+    return text.replace(old, new)
 
 
 # --- first run -------------------------------------------------------------------------------------------------------
@@ -336,13 +339,11 @@ def test_an_installed_plugin_that_is_not_named_is_not_loaded(tmp_path):
 
 def test_a_plugin_that_is_dropped_into_the_folder_runs_and_is_described(tmp_path, app):
     (app / "plugins" / "farewell.py").write_text(FAREWELL)
-    deployment = app / "config" / "deployment.toml"
-    shutil.copy(ROOT / "tests" / "wire" / "deployments" / "full.toml", deployment)
-    edit(deployment, 'post_filter = ["faulty"', 'post_filter = ["farewell"')
-    deployment.write_text(deployment.read_text() + '\n[plugins.farewell]\nwords = "%FAREWELL%"\n')
+    deployment = changed(FULL, 'post_filter = ["faulty"', 'post_filter = ["farewell"')
+    (app / "config" / "deployment.toml").write_text(f'{deployment}\n[plugins.farewell]\nwords = "%FAREWELL%"\n')
 
-    _, described, _ = run("describe", cwd=app, deployment=None, FAREWELL="Adieu.")
-    with Server(tmp_path / "data", None, cwd=app, FAREWELL="Adieu.") as server:
+    _, described, _ = run("describe", cwd=app, deployment=None, FAREWELL="Adieu.", **UNCACHED)
+    with Server(tmp_path / "data", None, cwd=app, FAREWELL="Adieu.", **UNCACHED) as server:
         answer = ask(server, server.credentials["api_key"]).json()
 
     assert "- farewell (plugins/): Say farewell.\n       words = '%FAREWELL%'\n" in described
@@ -376,12 +377,10 @@ def test_a_plugin_that_is_dropped_into_the_folder_runs_and_is_described(tmp_path
     ],
 )
 def test_a_plugin_that_breaks_a_rule_stops_the_start(app, old, new, message):
-    (app / "plugins" / "farewell.py").write_text(FAREWELL)
-    edit(app / "plugins" / "farewell.py", old, new)
-    deployment = app / "config" / "deployment.toml"
-    deployment.write_text(deployment.read_text() + '\n[plugins.farewell]\nwords = "Adieu."\n')
+    (app / "plugins" / "farewell.py").write_text(changed(FAREWELL, old, new))
+    (app / "config" / "deployment.toml").write_text(f'{FULL}\n[plugins.farewell]\nwords = "Adieu."\n')
 
-    status, printed, said = run("check", cwd=app, deployment=None)
+    status, printed, said = run("check", cwd=app, deployment=None, **UNCACHED)
 
     assert (status, printed) == (1, "")
     assert said.startswith(f"sluicegate: {message}")
@@ -389,8 +388,7 @@ def test_a_plugin_that_breaks_a_rule_stops_the_start(app, old, new, message):
 
 def test_an_installed_plugin_that_is_not_there_stops_the_start(tmp_path):
     path = tmp_path / "deployment.toml"
-    path.write_text((ROOT / "tests" / "wire" / "deployments" / "full.toml").read_text())
-    edit(path, '"witness"]\n\n', '"witness", "understudy"]\n\n')
+    path.write_text(changed(FULL, '"witness"]\n\n', '"witness", "understudy"]\n\n'))
 
     assert run("check", deployment=path) == (1, "", "sluicegate: no installed plugin is called 'understudy'\n")
 

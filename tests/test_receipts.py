@@ -143,6 +143,22 @@ async def test_the_log_holds_no_more_of_a_receipt_than_its_hash_and_counts(recei
     assert entry["evidence"].keys() == {"statement", "blobs", "bytes"}
 
 
+async def test_the_local_defaults_issue_receipts_too(tmp_path):
+    from plugins.local_folder import open_storage
+    from plugins.local_keys import open_keys
+
+    blobs, keys = open_storage(f"folder:{tmp_path}/blobs"), open_keys(f"folder:{tmp_path}/keys")
+    receipts = Receipts(blobs, keys, Audit(blobs, keys, origin="log"))
+
+    issued = await asyncio.gather(*(purge_day(receipts, day) for day in ("20260101", "20260102", "20260103")))
+
+    jwk = await keys.public_key("audit")
+    assert [verify_receipt(receipt.data, jwk).statement["subject"][-1] for receipt in issued] == ["1", "2", "3"]
+    assert len(await receipts.list(None)) == 3
+    assert await Audit(blobs, keys, origin="log").verify() == 3
+    await blobs.close()
+
+
 async def test_a_receipt_proves_its_entry_in_a_long_log(receipts, keys, blobs, clock):
     audit = Audit(blobs, keys, origin="log", clock=clock)
     await asyncio.gather(*(audit.append(Event("contoso/key1", "retained.read")) for _ in range(700)))
