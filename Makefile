@@ -48,7 +48,8 @@ bench: $(development) ## measure
 	.venv/bin/python -m benchmarks
 
 compile = $(uv) pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make requirements' $(if $(UPGRADE),--upgrade)
+	--no-emit-index-url --no-emit-find-links --no-emit-package protobuf \
+	--custom-compile-command 'make requirements' $(if $(UPGRADE),--upgrade)
 
 requirements: $(installer) ## write requirements*.txt from pyproject.toml; UPGRADE=1 takes the newest versions
 	$(compile) --output-file requirements.txt
@@ -65,7 +66,7 @@ $(installer): scripts/bootstrap
 # Adds to what is there: a development environment stays one.
 $(runtime): requirements.txt $(installer)
 	@echo "Installing requirements.txt into .venv"
-	$(uv) pip install --python .venv/bin/python --require-hashes -r requirements.txt
+	$(uv) pip install --python .venv/bin/python --no-deps --require-hashes -r requirements.txt
 	@touch $@
 
 $(development): requirements-dev.txt $(installer)

@@ -24,7 +24,7 @@ def pins(name: str) -> dict[tuple[str, str], list[str]]:
     """Return the hashes of each (requirement, marker) in a compiled file."""
     text = re.sub(r"^ *#.*\n", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE)
     found = {}
-    for line in text.replace("\\\n", "").splitlines():
+    for line in filter(None, text.replace("\\\n", "").splitlines()):
         pin, *hashes = re.split(r" +(?=--hash=)", line.strip())
         requirement, _, marker = pin.partition(" ; ")
         found[requirement, marker] = hashes
