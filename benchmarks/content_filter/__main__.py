@@ -26,8 +26,8 @@ import numpy as np
 
 from benchmarks.content_filter import metrics
 from benchmarks.content_filter.curves import draw
-from plugins._content_filter import classifier
-from plugins._content_filter.classifier import Classifier, Scores
+from plugins.content_filter import classifier
+from plugins.content_filter.classifier import Classifier, Scores
 
 ANY = ("harm", "hate", "sexual", "violence", "self_harm", "harassment")
 

@@ -13,12 +13,12 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
-from plugins._content_filter.classifier import HEADS as NAMES
-from plugins._content_filter.classifier import SEVERITY_HEADS, Calibration, segments, windows
-from plugins._content_filter.encoder import Encoder
-from plugins._content_filter.linear import Linear
-from plugins._content_filter.normalise import normalise
-from plugins._content_filter.wordpiece import WordPiece
+from plugins.content_filter.classifier import HEADS as NAMES
+from plugins.content_filter.classifier import SEVERITY_HEADS, Calibration, segments, windows
+from plugins.content_filter.encoder import Encoder
+from plugins.content_filter.linear import Linear
+from plugins.content_filter.normalise import normalise
+from plugins.content_filter.wordpiece import WordPiece
 from training.content_filter.data import HEADS, Row, rows, written
 
 Floats = NDArray[np.float32]

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from plugins._content_filter.classifier import HEADS as NAMES
+from plugins.content_filter.classifier import HEADS as NAMES
 from training.content_filter.data import HEADS, UNSEEN, Row, rows, written
 
 LONGER = dict(zip(HEADS, NAMES, strict=True))

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as f
 
-from plugins._content_filter.normalise import normalise
-from plugins._content_filter.wordpiece import WordPiece
+from plugins.content_filter.normalise import normalise
+from plugins.content_filter.wordpiece import WordPiece
 from training.content_filter.data import HEADS, UNSEEN, Row, rows, written
 from training.content_filter.network import Encoder, pretrained
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 
-from plugins._content_filter.linear import features
-from plugins._content_filter.normalise import normalise
-from plugins._content_filter.wordpiece import WordPiece
+from plugins.content_filter.linear import features
+from plugins.content_filter.normalise import normalise
+from plugins.content_filter.wordpiece import WordPiece
 from training.content_filter.data import HEADS, Row, rows, written
 
 Matrix = csr_matrix

@@ -1,12 +1,16 @@
 """The shipped classifier: what it says about plain cases, and that no input breaks or stalls it."""
 
+import asyncio
+import os
 import random
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import pytest
 
-from plugins._content_filter.classifier import SEVERITY_HEADS, Classifier, Source, segments, windows
+from plugins.content_filter.classifier import SEVERITY_HEADS, WEIGHTS, Classifier, Source, segments, windows
 
 SCORES = ("hate", "sexual", "violence", "self_harm", "jailbreak", "indirect_attack", "harm", "harassment")
 
@@ -111,6 +115,62 @@ def test_same_text_same_scores(classifier: Classifier) -> None:
         together = list(pool.map(classifier.classify, texts))
 
     assert together == alone
+
+
+def test_a_list_is_classified_in_order_beside_a_running_loop(classifier: Classifier) -> None:
+    texts = ["What a lovely day", "All immigrants are vermin and should be exterminated.", ""] * 20
+
+    async def counted() -> tuple[list[object], int]:
+        turns = 0
+        reading = asyncio.ensure_future(classifier.classify_all(texts, "completion"))
+        while not reading.done():
+            await asyncio.sleep(0)
+            turns += 1
+        return list(reading.result()), turns
+
+    found, turns = asyncio.run(counted())
+
+    assert found == [classifier.classify(text, "completion") for text in texts]
+    assert turns > len(texts)
+
+
+def test_a_head_says_score_severity_and_whether_it_is_detected(classifier: Classifier) -> None:
+    hateful, harmless = map(
+        classifier.classify, ("All immigrants are vermin and should be exterminated.", "Hello there")
+    )
+
+    assert hateful["hate"] == (hateful.hate, hateful.severity["hate"], True)
+    assert harmless["jailbreak"] == (harmless.jailbreak, None, False)
+
+
+@pytest.mark.parametrize("head", SEVERITY_HEADS)
+def test_what_is_flagged_is_what_has_a_severity_of_four(classifier: Classifier, head: str) -> None:
+    calibration = classifier.calibration
+    around = [calibration.thresholds[head] + step * 1e-5 for step in (-2, -1, 0, 1, 2)]
+
+    assert [calibration.severity(head, score) >= 4 for score in around] == [False, False, True, True, True]
+    assert calibration.severity(head, 0.0) == 0
+    assert calibration.severity(head, 1.0) == 6
+
+
+def test_protobuf_is_not_needed() -> None:
+    """onnxruntime names it, but it must not come before the worker's own, so it is not deployed."""
+    program = (
+        "import sys; sys.modules['google'] = sys.modules['google.protobuf'] = None\n"
+        "from plugins.content_filter.classifier import Classifier\n"
+        "print(*Classifier.load().classify('I am going to stab you in the throat tonight.').flagged)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=WEIGHTS.parents[2],
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert "violence" in done.stdout
 
 
 def test_harm_does_not_drown(classifier: Classifier) -> None:

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from plugins._content_filter.linear import LONGEST, Linear, features
+from plugins.content_filter.linear import LONGEST, Linear, features
 
 BITS = 40
 GOLDEN = [11209, 15600, 24696, 146012, 163344, 170543, 175681, 194462, 215907, 228890, 354582, 363141, 408168, 410704]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from plugins._content_filter.normalise import normalise
+from plugins.content_filter.normalise import normalise
 
 WORDS = frozenset({"kill", "you", "them", "all", "i", "hate", "women", "is", "at", "so", "monkey"})
 

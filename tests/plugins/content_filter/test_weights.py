@@ -3,7 +3,7 @@
 import hashlib
 import re
 
-from plugins._content_filter.classifier import WEIGHTS
+from plugins.content_filter.classifier import WEIGHTS
 
 CARD = WEIGHTS.with_name("MODEL_CARD.md")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from plugins._content_filter.wordpiece import WordPiece
+from plugins.content_filter.wordpiece import WordPiece
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "un", "##aff", "##able", "the", ",", "!", "a", "##b"]
 

@@ -1,1 +1,0 @@
-"""Classify text for hate, sexual content, violence, self-harm and prompt attacks, offline."""
