@@ -66,6 +66,7 @@ async def purge(vault: Vault, plugins: Plugins, accounts: Accounts, *, now: date
         PurgeIncomplete: Something failed; it names plugin, account and day. Everything else is done.
     """
     failures: list[str] = []
+    await _attempt(failures, "making keys ahead", vault.make_keys(now))
     overdue = await _attempt(failures, "the ceiling", vault.purge_overdue(now))
     every = await _attempt(failures, "listing the accounts", accounts.names()) or ()
     purged: dict[str, list[Purged]] = {plugin: [] for plugin in plugins.configured("purge")}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sluicegate.batch_writer import Writer
 from sluicegate.day_layout import (
@@ -55,6 +55,7 @@ __all__ = [
     "due",
 ]
 
+DAYS_AHEAD = 2
 IN_FLIGHT = 4
 MAX_BATCH_BYTES = 4 << 20
 MAX_RECORD_BYTES = 256 << 20
@@ -288,6 +289,15 @@ class Vault:
                 self._stores.popitem(last=False)
         self._stores.move_to_end((account, plugin))
         return found
+
+    async def make_keys(self, now: datetime) -> None:
+        """Make the keys of today and of the next :data:`DAYS_AHEAD` days, so that days begin while the key service is away.
+
+        Raises:
+            ServiceError: The key service failed; those that were made stay.
+        """
+        for ahead in range(DAYS_AHEAD + 1):
+            await self._keys.create(key_name(day_of(now + timedelta(days=ahead))))
 
     async def purge_overdue(self, now: datetime) -> Purged:
         """Destroy every day that is about to be 30 days old, whatever plugins say; run again, it finds nothing to do.

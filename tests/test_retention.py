@@ -5,7 +5,7 @@ import pytest
 
 from plugins import local_folder
 from sluicegate import retention
-from sluicegate.errors import PluginFailed, PurgeIncomplete, StorageUnavailable
+from sluicegate.errors import KeyUnavailable, PluginFailed, PurgeIncomplete, StorageUnavailable
 from sluicegate.testing import FrozenClock, MemoryKeys, MemoryStorage
 from sluicegate.types import Expired, OfAccount, OfRecord, OfUser, Purged
 from sluicegate.vault import Vault
@@ -70,6 +70,11 @@ def vault(blobs, keys, clock):
     return Vault(blobs, keys, clock=clock)
 
 
+async def old_keys(keys, now):
+    """Return the keys of days before today; those from today on are made by each run."""
+    return tuple(name for name in await keys.names() if name < f"ret-{now:%Y%m%d}")
+
+
 async def kept(vault, account, plugin):
     return [record.id async for record in vault.store(account, plugin).records()]
 
@@ -88,16 +93,17 @@ async def test_each_plugin_purges_each_account_by_its_own_settings(vault, keys):
     assert (summary.overdue, summary.plugins["long"], summary.empty) == (Purged(), Purged(), Purged())
     assert [await kept(vault, account, "brief") for account in ("contoso", "fabrikam")] == [[], []]
     assert [await kept(vault, account, "long") for account in ("contoso", "fabrikam")] == [["one"], ["one"]]
-    assert await keys.names() == ("ret-20260101",)
+    assert await old_keys(keys, now) == ("ret-20260101",)
 
 
 async def test_a_day_that_no_plugin_has_anything_left_of_loses_its_key(vault, blobs, keys):
     await vault.store("contoso", "brief").keep("one", b"")
+    now = NEW_YEAR + 3 * DAY
 
-    summary = await retention.purge(vault, Plugins(brief=1), Accounts("contoso"), now=NEW_YEAR + 3 * DAY)
+    summary = await retention.purge(vault, Plugins(brief=1), Accounts("contoso"), now=now)
 
     assert summary.empty.days == ("20260101",)
-    assert (await blobs.containers("ret-"), await keys.names()) == ((), ())
+    assert (await blobs.containers("ret-"), await old_keys(keys, now)) == ((), ())
 
 
 @pytest.mark.parametrize(
@@ -113,22 +119,23 @@ async def test_the_ceiling_asks_neither_plugins_nor_accounts(vault, blobs, keys,
         assert error.left == ("plugin 'keeper', account 'contoso' (PluginFailed)",)  # noqa: PT017 - one of two cases
 
     assert await kept(vault, "deleted", "keeper") == []
-    assert (await blobs.containers("ret-"), await keys.names()) == ((), ())
+    assert (await blobs.containers("ret-"), await old_keys(keys, now)) == ((), ())
 
 
 async def test_a_plugin_that_fails_stops_neither_others_nor_what_follows(vault, keys):
     for account in ("contoso", "fabrikam"):
         await vault.store(account, "sound").keep("one", b"")
     plugins = Plugins(broken=PluginFailed("broken", "purge"), sound=1)
+    now = NEW_YEAR + 3 * DAY
 
     with pytest.raises(PurgeIncomplete) as caught:
-        await retention.purge(vault, plugins, Accounts("contoso", "fabrikam"), now=NEW_YEAR + 3 * DAY)
+        await retention.purge(vault, plugins, Accounts("contoso", "fabrikam"), now=now)
 
     assert caught.value.left == (
         "plugin 'broken', account 'contoso' (PluginFailed)",
         "plugin 'broken', account 'fabrikam' (PluginFailed)",
     )
-    assert await keys.names() == ()
+    assert await old_keys(keys, now) == ()
 
 
 async def test_an_unexpected_failure_is_logged_without_its_message(vault, caplog):
@@ -160,7 +167,7 @@ async def test_a_ceiling_that_fails_does_not_stop_plugins(clock, keys):
 
     assert "20260101: StorageUnavailable" in caught.value.left
     assert await kept(vault, "contoso", "keeper") == []
-    assert await keys.names() == ()
+    assert await old_keys(keys, now) == ()
 
 
 async def test_accounts_that_cannot_be_listed_fail_the_run_after_the_ceiling(vault, keys):
@@ -169,10 +176,11 @@ async def test_accounts_that_cannot_be_listed_fail_the_run_after_the_ceiling(vau
             raise StorageUnavailable("no route")
 
     await vault.store("contoso", "keeper").keep("one", b"")
+    now = NEW_YEAR + 30 * DAY
 
     with pytest.raises(PurgeIncomplete, match=r"listing the accounts \(StorageUnavailable\)"):
-        await retention.purge(vault, Plugins(keeper=30), Unlisted(), now=NEW_YEAR + 30 * DAY)
-    assert await keys.names() == ()
+        await retention.purge(vault, Plugins(keeper=30), Unlisted(), now=now)
+    assert await old_keys(keys, now) == ()
 
 
 async def test_a_second_run_finds_nothing_to_do(vault):
@@ -292,3 +300,47 @@ async def test_the_timer_finishes_deletions(vault, blobs, keys, clock):
     summary = await retention.purge(vault, Plugins(keeper=30), Accounts("contoso"), now=clock.now)
 
     assert (summary.late.blobs, summary.late.records) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("now", "names"),
+    [
+        (NEW_YEAR, ("ret-20260101", "ret-20260102", "ret-20260103")),
+        (datetime(2028, 2, 28, 23, 59, tzinfo=UTC), ("ret-20280228", "ret-20280229", "ret-20280301")),
+    ],
+    ids=["new year", "leap day"],
+)
+async def test_each_run_makes_the_keys_of_today_and_two_days_ahead(vault, keys, now, names):
+    for _ in range(2):
+        await retention.purge(vault, Plugins(), Accounts("contoso"), now=now)
+
+        assert await keys.names() == names
+
+
+async def test_what_is_kept_tomorrow_goes_under_the_key_that_was_made_today(vault, keys, clock):
+    await retention.purge(vault, Plugins(), Accounts("contoso"), now=clock.now)
+    before = await keys.wrap("ret-20260102", bytes(32))
+    clock.advance(DAY)
+
+    await vault.store("contoso", "keeper").keep("one", b"")
+
+    assert await keys.wrap("ret-20260102", bytes(32)) == before
+    assert await kept(vault, "contoso", "keeper") == ["one"]
+
+
+async def test_keys_that_cannot_be_made_fail_the_run_and_stop_nothing_else(blobs, clock):
+    class Full(MemoryKeys):
+        async def create(self, name):
+            if name > "ret-20260101":
+                raise KeyUnavailable("the key service is full")
+            await super().create(name)
+
+    keys = Full()
+    vault = Vault(blobs, keys, clock=clock)
+    await vault.store("contoso", "keeper").keep("one", b"")
+    now = NEW_YEAR + 30 * DAY
+
+    with pytest.raises(PurgeIncomplete, match=r"making keys ahead \(KeyUnavailable\)"):
+        await retention.purge(vault, Plugins(keeper=1), Accounts("contoso"), now=now)
+
+    assert (await blobs.containers("ret-"), await keys.names()) == ((), ())
