@@ -1,6 +1,7 @@
 """Everything a plugin author imports."""
 
 from sluicegate.errors import (
+    FilterUnavailable,
     Forbidden,
     InvalidRequest,
     ModelUnavailable,
@@ -12,6 +13,7 @@ from sluicegate.errors import (
     UpstreamError,
 )
 from sluicegate.hookspecs import hookimpl
+from sluicegate.policies import Policy, Source, Verdict
 from sluicegate.requests import ChatRequest, CompletionRequest, EmbeddingRequest, Text
 from sluicegate.types import (
     Answer,
@@ -46,6 +48,7 @@ __all__ = [
     "Exchange",
     "Expired",
     "FilterResults",
+    "FilterUnavailable",
     "Forbidden",
     "InvalidRequest",
     "Model",
@@ -56,11 +59,13 @@ __all__ = [
     "OfUser",
     "Outcome",
     "PluginConfig",
+    "Policy",
     "Principal",
     "Purged",
     "Refused",
     "Role",
     "Scope",
+    "Source",
     "Text",
     "TooManyRequests",
     "ToolCall",
@@ -68,5 +73,6 @@ __all__ = [
     "Unsupported",
     "UpstreamError",
     "Usage",
+    "Verdict",
     "hookimpl",
 ]

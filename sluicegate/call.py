@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from sluicegate.accounts import Account
+from sluicegate.policies import DEFAULT_V2, Policy
 from sluicegate.requests import Request
 from sluicegate.streams import join
 from sluicegate.types import (
@@ -31,6 +32,7 @@ class Call:
         id: Opaque; becomes the exchange's id and ``x-request-id``.
         request: Changes as pre-filters pass it on.
         plugin: The plugin that serves ``model``.
+        policy: The content-filter policy of the deployment.
     """
 
     id: str
@@ -40,6 +42,7 @@ class Call:
     model: Model
     plugin: str
     request: Request
+    policy: Policy = DEFAULT_V2
     started: datetime = field(default_factory=utc_now)
     outcome: Outcome = Outcome.FAILED
     usage: Usage | None = None

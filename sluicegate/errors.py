@@ -11,6 +11,7 @@
     x PayloadTooLarge       413
     x TooManyRequests       429: ``retry_after_s`` says when to come back
     x ModelUnavailable      503: the model is not loaded or not reachable
+    x FilterUnavailable     503: a filter cannot judge now, and the policy does not let text pass unfiltered
     x UpstreamError         an upstream's own status and code
     x PluginFailed          503: a required plugin raised something unexpected
   x Refused                 a filter refused the content: 400, or ``finish_reason: "content_filter"``
@@ -119,6 +120,17 @@ class ModelUnavailable(ApiError):
     default_code = "serviceUnavailable"
 
 
+class FilterUnavailable(ApiError):
+    """A filter cannot judge: its service is down, or it is busy beyond its queue. Raise it from a filter.
+
+    The request fails, or the answer ends with an error, unless the policy is one that fails open.
+    """
+
+    status = 503
+    type = "server_error"
+    default_code = "content_filter_error"
+
+
 class UpstreamError(ApiError):
     """An upstream model server refused or failed; its status and code are passed on, its text is not.
 
@@ -163,11 +175,13 @@ class Refused(SluicegateError):
     Args:
         results: The verdicts in wire form, such as ``{"custom_blocklists": {"filtered": True, "details": [...]}}``.
             They are merged over those the request or the answer already carries.
+        prompt_index: Of several prompts of a completion request, or inputs of an embedding request, the refused one.
     """
 
-    def __init__(self, results: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, results: Mapping[str, Mapping[str, Any]], *, prompt_index: int = 0) -> None:
         super().__init__("content refused by " + ", ".join(sorted(results)))
         self.results = dict(results)
+        self.prompt_index = prompt_index
 
 
 class ServiceError(SluicegateError):

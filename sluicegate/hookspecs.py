@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 from pluggy import HookimplMarker, HookspecMarker
 
 from sluicegate.accounts import Accounts
+from sluicegate.policies import Policy
 from sluicegate.requests import EmbeddingRequest, GenerationRequest, Request
 from sluicegate.services import BlobStore, KeyService
 from sluicegate.types import Chunk, Embeddings, Exchange, Model, PluginConfig, Principal, Purged, Scope
@@ -193,24 +194,34 @@ class Hooks(Protocol):
         return None
 
     @hookspec
-    async def pre_filter(self, request: R, principal: Principal, config: Any) -> R:
+    async def pre_filter(self, request: R, principal: Principal, policy: Policy, config: Any) -> R:
         """Return the request that the next filter, and finally the model, will see: the same, or a changed copy.
 
         Called for chat, completions and embeddings alike, in the configured order. ``request.texts()`` yields every
         text the model may read, ``request.map_text(change)`` rewrites them, ``request.annotate(results)`` adds verdicts
         that the answer carries as ``prompt_filter_results``.
 
+        Args:
+            policy: The deployment's content-filter policy. A filter detects and ``policy.judge`` decides; a plugin
+                that does the same for everybody, such as redacting, leaves the parameter out.
+
         Raises:
             Refused: The caller gets a 400 with code ``content_filter``; the model sees nothing.
+            FilterUnavailable: The filter cannot judge now; the caller gets a 503, unless the policy fails open.
 
         Example::
 
-            import re
-            from sluicegate import hookimpl
+            from sluicegate import Refused, Source, hookimpl
 
             @hookimpl
-            async def pre_filter(request):
-                return request.map_text(lambda text: re.sub(r"\\S+@\\S+", "[email]", text))
+            async def pre_filter(request, policy):
+                heard = any("darn" in text.value.lower() for text in request.texts())
+                verdict = policy.judge("profanity", Source.PROMPT, detected=heard)
+                if verdict is None:
+                    return request
+                if verdict.blocks:
+                    raise Refused(verdict.results)
+                return request.annotate(verdict.results)
 
         .. versionadded:: 0.1
         """
@@ -303,7 +314,12 @@ class Hooks(Protocol):
 
     @hookspec
     async def post_filter(
-        self, chunks: AsyncIterator[Chunk], request: GenerationRequest, principal: Principal, config: Any
+        self,
+        chunks: AsyncIterator[Chunk],
+        request: GenerationRequest,
+        principal: Principal,
+        policy: Policy,
+        config: Any,
     ) -> AsyncIterator[Chunk]:
         """Yield what the next filter, and finally the caller, will see of one choice of the answer.
 
@@ -312,9 +328,13 @@ class Hooks(Protocol):
         reaches the caller too. A filter passes the ``finish_reason`` on, after which no text follows; to end the answer early
         it raises.
 
+        Args:
+            policy: The deployment's content-filter policy, as for ``pre_filter``.
+
         Raises:
             Refused: The choice ends with ``finish_reason: "content_filter"`` and these verdicts; what was held back
                 is not sent, and no later filter can change that.
+            FilterUnavailable: The filter cannot judge now; the answer ends with an error.
 
         Example::
 

@@ -17,9 +17,10 @@ import anyio
 
 from sluicegate.call import Call
 from sluicegate.config import Pipeline as Stages
-from sluicegate.errors import ApiError, PluginFailed, Refused, SluicegateError, Unsupported
+from sluicegate.errors import ApiError, FilterUnavailable, PluginFailed, Refused, SluicegateError, Unsupported
 from sluicegate.fan_out import per_choice
 from sluicegate.plugins import Plugins, is_failure, log_failure
+from sluicegate.policies import NOT_FILTERED
 from sluicegate.requests import GenerationRequest, Request
 from sluicegate.types import Chunk, Embeddings, Exchange, Model, Outcome
 from sluicegate.vault import Vault
@@ -72,9 +73,7 @@ class Pipeline:
             return returned
         except Refused as refusal:
             # By a pre-filter, or by the model's own server.
-            call.request = call.request.annotate(refusal.results)
-            call.outcome = Outcome.BLOCKED
-            raise
+            raise _blocked(call, refusal) from None
         except asyncio.CancelledError:
             call.outcome = Outcome.ABANDONED
             raise
@@ -94,15 +93,23 @@ class Pipeline:
         for step in self._stages.pre_filter:
             try:
                 call.request = await self._plugins.call(
-                    step.plugin, "pre_filter", type(call.request), request=call.request, principal=call.principal
+                    step.plugin,
+                    "pre_filter",
+                    type(call.request),
+                    request=call.request,
+                    principal=call.principal,
+                    policy=call.policy,
                 )
             except PluginFailed:
                 if step.required:
                     raise
+            except FilterUnavailable:
+                if step.required and not call.policy.fail_open:
+                    raise
+                for index in range(call.request.prompt_count):
+                    call.request = call.request.annotate(NOT_FILTERED, index)
             except Refused as refusal:
-                call.request = call.request.annotate(refusal.results)
-                call.outcome = Outcome.BLOCKED
-                raise Refused(call.request.prompt_filter_results[0]) from None
+                raise _blocked(call, refusal) from None
 
     def _detokenize(self, call: Call) -> None:
         """Turn token ids into the model's text, so that filters read what the model will read."""
@@ -147,7 +154,13 @@ class Pipeline:
             await _close_with(stack, stream := stages[0].chunks())
             for step in self._stages.post_filter:
                 hook, config = self._plugins[step.plugin].post_filter, self._plugins.config_of(step.plugin)
-                filtered = hook(chunks=stream, request=cast(Any, call.request), principal=call.principal, config=config)
+                filtered = hook(
+                    chunks=stream,
+                    request=cast(Any, call.request),
+                    principal=call.principal,
+                    policy=call.policy,
+                    config=config,
+                )
                 await _close_with(stack, filtered)
                 stages.append(_Stage(step.plugin, "post_filter", filtered))
                 await _close_with(stack, stream := stages[-1].chunks())
@@ -212,6 +225,14 @@ def _check_features(request: Request, model: Model) -> None:
             )
 
 
+def _blocked(call: Call, refusal: Refused) -> Refused:
+    """Note that the prompt is refused, and return the refusal with all verdicts on that prompt so far."""
+    index = refusal.prompt_index
+    call.request = call.request.annotate(refusal.results, index)
+    call.outcome = Outcome.BLOCKED
+    return Refused(call.request.prompt_filter_results[index], prompt_index=index)
+
+
 async def _close_with(stack: AsyncExitStack, stream: AsyncIterator[Chunk]) -> None:
     await stack.enter_async_context(aclosing(cast(AsyncGenerator[Chunk], stream)))
 
@@ -239,9 +260,7 @@ class _Source:
             if self._begun:
                 raise
             # The model's own server refused the prompt, which is what a pre-filter does.
-            self._call.request = self._call.request.annotate(refusal.results)
-            self._call.outcome = Outcome.BLOCKED
-            raise Refused(self._call.request.prompt_filter_results[0]) from None
+            raise _blocked(self._call, refusal) from None
 
     def _taken_off(self, chunk: Chunk) -> Chunk:
         self._call.usage = chunk.usage or self._call.usage

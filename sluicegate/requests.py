@@ -363,6 +363,11 @@ class Request(Part):
         return self.user
 
     @property
+    def prompt_count(self) -> int:
+        """How many prompts, or inputs, have verdicts of their own."""
+        return 1
+
+    @property
     def prompt_filter_results(self) -> Mapping[int, Mapping[str, Mapping[str, Any]]]:
         """Verdicts by prompt index, in wire form."""
         return self._filter_results
@@ -564,6 +569,10 @@ class CompletionRequest(GenerationRequest):
         return _as_texts(self.prompt)
 
     @property
+    def prompt_count(self) -> int:
+        return len(self.prompts)
+
+    @property
     def choices(self) -> int:
         return len(self.prompts) * (self.n or 1)
 
@@ -603,6 +612,10 @@ class EmbeddingRequest(Request):
     def inputs(self) -> tuple[str, ...]:
         """The inputs as text; the core has turned token ids into text before any hook sees the request."""
         return _as_texts(self.input)
+
+    @property
+    def prompt_count(self) -> int:
+        return len(self.inputs)
 
     def features(self) -> Iterator[tuple[str, str]]:
         yield from super().features()

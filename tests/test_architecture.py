@@ -24,6 +24,7 @@ PUBLIC = {
     "sluicegate.accounts",
     "sluicegate.errors",
     "sluicegate.hookspecs",
+    "sluicegate.policies",
     "sluicegate.requests",
     "sluicegate.services",
     "sluicegate.streams",
@@ -125,7 +126,15 @@ def test_all_that_a_package_lists_is_all_that_it_exports(name):
 
 
 def test_every_error_for_callers_that_a_plugin_may_raise_is_at_the_top():
-    raised = {"Forbidden", "InvalidRequest", "ModelUnavailable", "NotFound", "Refused", "TooManyRequests"}
+    raised = {
+        "FilterUnavailable",
+        "Forbidden",
+        "InvalidRequest",
+        "ModelUnavailable",
+        "NotFound",
+        "Refused",
+        "TooManyRequests",
+    }
 
     assert {*raised, "Unauthorized", "Unsupported", "UpstreamError"} <= set(sluicegate.__all__)
 

@@ -28,6 +28,7 @@ from sluicegate.errors import ApiError, Refused
 from sluicegate.hookspecs import Hooks, hookimpl
 from sluicegate.pipeline import Pipeline
 from sluicegate.plugins import Plugins
+from sluicegate.policies import DEFAULT_V2, Policy
 from sluicegate.requests import ChatRequest, EmbeddingRequest, Request
 from sluicegate.streams import collect
 from sluicegate.testing.fakes import FrozenClock, MemoryKeys, MemoryStorage
@@ -71,10 +72,12 @@ def check_plugin(plugin: object, **settings: Any) -> None:
 
 
 @overload
-async def pre_filtered(plugin: object, given: str, **settings: Any) -> str: ...
+async def pre_filtered(plugin: object, given: str, *, policy: Policy = ..., **settings: Any) -> str: ...
 @overload
-async def pre_filtered(plugin: object, given: Request, **settings: Any) -> Request: ...
-async def pre_filtered(plugin: object, given: str | Request, **settings: Any) -> str | Request:
+async def pre_filtered(plugin: object, given: Request, *, policy: Policy = ..., **settings: Any) -> Request: ...
+async def pre_filtered(
+    plugin: object, given: str | Request, *, policy: Policy = DEFAULT_V2, **settings: Any
+) -> str | Request:
     """Return what a pre-filter makes of a user's message, or of a whole request.
 
     Raises:
@@ -82,15 +85,19 @@ async def pre_filtered(plugin: object, given: str | Request, **settings: Any) ->
     """
     request = chat_request(given) if isinstance(given, str) else given
     async with _started(plugin, settings) as (hooks, config):
-        returned = await hooks.pre_filter(request=request, principal=PRINCIPAL, config=config)
+        returned = await hooks.pre_filter(request=request, principal=PRINCIPAL, policy=policy, config=config)
     return str(cast(ChatRequest, returned).messages[-1].content) if isinstance(given, str) else returned
 
 
 @overload
-async def post_filtered(plugin: object, given: str, **settings: Any) -> str: ...
+async def post_filtered(plugin: object, given: str, *, policy: Policy = ..., **settings: Any) -> str: ...
 @overload
-async def post_filtered(plugin: object, given: Iterable[Chunk], **settings: Any) -> tuple[Chunk, ...]: ...
-async def post_filtered(plugin: object, given: str | Iterable[Chunk], **settings: Any) -> str | tuple[Chunk, ...]:
+async def post_filtered(
+    plugin: object, given: Iterable[Chunk], *, policy: Policy = ..., **settings: Any
+) -> tuple[Chunk, ...]: ...
+async def post_filtered(
+    plugin: object, given: str | Iterable[Chunk], *, policy: Policy = DEFAULT_V2, **settings: Any
+) -> str | tuple[Chunk, ...]:
     """Return what a post-filter makes of an answer's text, or of the chunks of one choice.
 
     Raises:
@@ -98,13 +105,15 @@ async def post_filtered(plugin: object, given: str | Iterable[Chunk], **settings
     """
     chunks = [Chunk(given, finish_reason="stop")] if isinstance(given, str) else given
     async with _started(plugin, settings) as (hooks, config):
-        passed, refusal = await _passed(hooks, config, chunks)
+        passed, refusal = await _passed(hooks, config, policy, chunks)
     if refusal is not None:
         raise refusal
     return "".join(chunk.text for chunk in passed) if isinstance(given, str) else tuple(passed)
 
 
-async def check_chunking(plugin: object, text: str, *, finish_reason: str = "stop", **settings: Any) -> None:
+async def check_chunking(
+    plugin: object, text: str, *, finish_reason: str = "stop", policy: Policy = DEFAULT_V2, **settings: Any
+) -> None:
     """Check that what a post-filter does to a text does not depend on how the model cuts it.
 
     The text is sent as the answer, as a refusal and as a tool call's arguments: uncut, cut in two at each place, and cut
@@ -116,9 +125,9 @@ async def check_chunking(plugin: object, text: str, *, finish_reason: str = "sto
     """
     async with _started(plugin, settings) as (hooks, config):
         for kind, piece in _KINDS.items():
-            expected = await _outcome(hooks, config, [piece(text, True), Chunk(finish_reason=finish_reason)])
+            expected = await _outcome(hooks, config, policy, [piece(text, True), Chunk(finish_reason=finish_reason)])
             for cut, chunks in _answers(text, piece, finish_reason):
-                if (found := await _outcome(hooks, config, chunks)) != expected:
+                if (found := await _outcome(hooks, config, policy, chunks)) != expected:
                     raise AssertionError(f"{kind} {cut}:\nexpected {expected}\nfound    {found}")
 
 
@@ -139,6 +148,7 @@ class Assembly:
 
     Args:
         pre_filter: Plugins, or :class:`Use` of them; likewise the other stages.
+        policy: The content-filter policy of its deployment.
 
     Attributes:
         exchanges: What ``retain`` was given, in order.
@@ -151,8 +161,10 @@ class Assembly:
         pre_filter: Sequence[object] = (),
         post_filter: Sequence[object] = (),
         retain: Sequence[object] = (),
+        policy: Policy = DEFAULT_V2,
     ) -> None:
         self.model = model
+        self.policy = policy
         self.exchanges: list[Exchange] = []
         self.vault = Vault(MemoryStorage(), MemoryKeys(), clock=FrozenClock())
         stages: dict[str, Sequence[object]] = {
@@ -177,7 +189,7 @@ class Assembly:
         """Return a call of the fake model, ready for ``pipeline.chunks`` or ``pipeline.embeddings``."""
         request = chat_request(request) if isinstance(request, str) else request
         model, plugin = self.plugins.models()[self.model.model.id]
-        return Call("call-1", PRINCIPAL, ACCOUNT, "deployment-1", model, plugin, request)
+        return Call("call-1", PRINCIPAL, ACCOUNT, "deployment-1", model, plugin, request, self.policy)
 
     async def __aenter__(self) -> Self:
         for name in self.plugins.configured("startup"):
@@ -224,17 +236,20 @@ async def answered(
     pre_filter: Sequence[object] = (),
     post_filter: Sequence[object] = (),
     retain: Sequence[object] = (),
+    policy: Policy = DEFAULT_V2,
 ) -> Answered:
     """Run one request through a whole pipeline.
 
     Args:
         model: What answers; a text stands for a model that says just that.
         pre_filter: Plugins, or :class:`Use` of them; likewise the other stages.
+        policy: The content-filter policy of the deployment.
     """
     model = FakeModel(model) if isinstance(model, str) else model
     chunks: list[Chunk] = []
     error: ApiError | Refused | None = None
-    async with Assembly(model, pre_filter=pre_filter, post_filter=post_filter, retain=retain) as assembly:
+    stages = {"pre_filter": pre_filter, "post_filter": post_filter, "retain": retain}
+    async with Assembly(model, **stages, policy=policy) as assembly:
         call = assembly.call(request)
         try:
             if isinstance(call.request, EmbeddingRequest):
@@ -309,16 +324,20 @@ def _spread(end: int) -> Sequence[int]:
     return [*range(1, 17), *(17 + number * (end - 17) // MAX_CUTS for number in range(MAX_CUTS))]
 
 
-async def _outcome(hooks: Hooks, config: Any, chunks: Iterable[Chunk]) -> _Outcome:
-    passed, refusal = await _passed(hooks, config, chunks)
+async def _outcome(hooks: Hooks, config: Any, policy: Policy, chunks: Iterable[Chunk]) -> _Outcome:
+    passed, refusal = await _passed(hooks, config, policy, chunks)
     return _Outcome(await collect(_stream(passed)), refusal.results if refusal else None)
 
 
-async def _passed(hooks: Hooks, config: Any, given: Iterable[Chunk]) -> tuple[list[Chunk], Refused | None]:
+async def _passed(
+    hooks: Hooks, config: Any, policy: Policy, given: Iterable[Chunk]
+) -> tuple[list[Chunk], Refused | None]:
     """Return what a post-filter lets pass, and its refusal."""
     passed: list[Chunk] = []
     async with aclosing(_stream(given)) as chunks:
-        filtered = hooks.post_filter(chunks=chunks, request=chat_request("?"), principal=PRINCIPAL, config=config)
+        filtered = hooks.post_filter(
+            chunks=chunks, request=chat_request("?"), principal=PRINCIPAL, policy=policy, config=config
+        )
         async with aclosing(cast(AsyncGenerator[Chunk], filtered)):
             try:
                 async for chunk in filtered:
