@@ -1,0 +1,275 @@
+"""Find configured terms in text, whole or streamed: the matcher that word lists share.
+
+Case, width, accents written apart, invisible characters, the amount of white space and JSON's escapes make no difference. A
+term matches whole words only where it begins or ends with a letter or digit of a script that puts spaces between words. In a
+stream, text is held only while it could still become a term.
+"""
+
+from __future__ import annotations
+
+import copy
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+
+import regex
+
+from sluicegate import FilterResults
+from sluicegate.streams import StopAt
+
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_WORD = rf"[\p{{L}}\p{{N}}\p{{M}}_--[{_UNSPACED}]]"
+_IS_WORD = regex.compile(_WORD, regex.V1)
+_INVISIBLE = regex.compile(r"[\p{Default_Ignorable_Code_Point}\p{Cf}\p{Cc}]", regex.V1)
+_JOINS = regex.compile(r"[[\p{Script=Inherited}&&\p{M}]\u1160-\u11ff]", regex.V1)
+"""Marks of no script, and the later letters of a Korean syllable: what may make one character with the one before."""
+_ESCAPE = regex.compile(
+    r"\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})|\\u([0-9a-f]{4})|\\(.)", regex.DOTALL | regex.IGNORECASE
+)
+_HALF_ESCAPE = regex.compile(
+    r"\\(?:u(?:[0-9a-f]{0,3}|d[89ab][0-9a-f]{2}(?:\\(?:u(?:d(?:[c-f][0-9a-f]?)?)?)?)?)?)?\Z", regex.IGNORECASE
+)
+_ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+
+
+class Terms:
+    """Lists of terms by name, compiled; at least one term.
+
+    A plain object, because pydantic's private attributes are slow to reach for every chunk.
+    """
+
+    def __init__(self, lists: Mapping[str, Iterable[str]]) -> None:
+        terms = {folded_term(term) for terms in lists.values() for term in terms}
+        self._patterns = {name: _pattern(terms) for name, terms in lists.items() if terms}
+        self._any = _pattern(terms)
+        self._beginnings = {beginning for term in terms for beginning in _beginnings(term)}
+        self._longest = max(map(len, terms))
+
+    def hits(self, text: str) -> list[str]:
+        """Return the lists that have a term in a whole text, read as it stands and as JSON's readers read it."""
+        variants = {text, _unescaped(text)} if "\\" in text else {text}
+        found = {name for variant in variants for name in self.hits_folded(_fold(variant))}
+        return [name for name in self._patterns if name in found]
+
+    def hits_folded(self, folded: str) -> list[str]:
+        """Return the lists that have a term in a folded text."""
+        if not self._any.search(folded):
+            return []
+        return [name for name, pattern in self._patterns.items() if pattern.search(folded)]
+
+    def first(self, folded: str, start: int, final: bool) -> tuple[int, int] | None:
+        """Return where the term that is complete first begins and ends; of several, the longest.
+
+        A term is complete when the character after it is known, so this does not depend on how the text was cut.
+        """
+        found: tuple[int, int] | None = None
+        for match in self._any.finditer(folded, start, overlapped=True):
+            if found and match.start() >= found[1]:
+                break
+            if (final or match.end() < len(folded)) and (found is None or match.end() < found[1]):
+                found = match.span()
+        return found
+
+    def possible(self, folded: str, start: int) -> int:
+        """Return where the longest end of ``folded`` begins that could still become a term; its length if none could."""
+        for place in range(max(start, len(folded) - self._longest), len(folded)):
+            if folded[place:] in self._beginnings and not (
+                place and _IS_WORD.match(folded[place]) and _IS_WORD.match(folded[place - 1])
+            ):
+                return place
+        return len(folded)
+
+
+class Scan:
+    """Stops a channel at its first term, read as it stands and, from its first backslash on, as JSON's readers read it too.
+
+    Args:
+        results: Makes the verdicts of the stop from the names of the lists that were hit.
+    """
+
+    def __init__(self, terms: Terms, results: Callable[[Sequence[str]], FilterResults]) -> None:
+        self._readings = [_Reading(terms, results)]
+
+    def feed(self, text: str, final: bool) -> int:
+        if "\\" in text and len(self._readings) == 1:
+            self._readings.append(self._readings[0].unescaping())
+        counts = []
+        stops = []
+        for reading in self._readings:
+            try:
+                counts.append(reading.feed(text, final))
+            except StopAt as stop:
+                counts.append(stop.count)
+                stops.append(stop)
+        if stops:
+            # What the other reading holds could be a term by now, so it is not sent either.
+            raise StopAt(min(counts), min(stops, key=lambda stop: stop.count).results)
+        return min(counts)
+
+
+class Watch:
+    """Notes whether a channel has a term and holds nothing back."""
+
+    def __init__(self, terms: Terms) -> None:
+        self.found = False
+        self._scan = Scan(terms, lambda _: {})
+        self._received = 0
+
+    def feed(self, text: str, final: bool) -> int:
+        self._received += len(text)
+        if not self.found:
+            try:
+                self._scan.feed(text, final)
+            except StopAt:
+                self.found = True
+        return self._received
+
+
+class _Reading:
+    """Looks for terms in one way of reading a channel."""
+
+    def __init__(self, terms: Terms, results: Callable[[Sequence[str]], FilterResults]) -> None:
+        self._terms = terms
+        self._results = results
+        self._unescapes = False
+        self._position = 0  # in the channel, of what is read next
+        self._unread = ""  # the beginning of an escape
+        self._tail = ""  # folded: one character that may go, and all that may not
+        self._origins: list[int] = []  # where each of its characters came from
+        self._start = 0  # of what may not go, in the tail
+
+    def unescaping(self) -> _Reading:
+        """Return a reading that goes on from here and undoes escapes."""
+        other = copy.copy(self)
+        other._origins = list(self._origins)
+        other._unescapes = True
+        return other
+
+    def feed(self, text: str, final: bool) -> int:
+        self._read(self._unread + text, final)
+        if found := self._terms.first(self._tail, self._start, final):
+            begin, end = found
+            # The verdict names each list that has a term in what was found, seen with the character before it.
+            hits = self._terms.hits_folded(self._tail[max(0, begin - 1) : end])
+            raise StopAt(self._origins[begin], self._results(hits))
+        kept = len(self._tail) if final else self._terms.possible(self._tail, self._start)
+        count = self._origins[kept] if kept < len(self._tail) else self._position
+        gone = max(0, kept - 1)
+        self._tail, self._origins, self._start = self._tail[gone:], self._origins[gone:], kept - gone
+        return count
+
+    def _read(self, text: str, final: bool) -> None:
+        self._unread = ""
+        if _is_plain(self._tail[-1:] + text) and not (self._unescapes and "\\" in text):
+            self._tail += text.lower()
+            self._origins += range(self._position, self._position + len(text))
+            self._position += len(text)
+            return
+        folded = list(self._tail[-1:])
+        for char, width in self._characters(text, final):
+            for each in _folded_char(char):
+                if _add(folded, each):
+                    self._origins.append(self._position)
+            self._position += width
+        self._tail = self._tail[:-1] + "".join(folded)
+
+    def _characters(self, text: str, final: bool) -> Iterator[tuple[str, int]]:
+        """Yield each character and how many stand for it."""
+        position = 0
+        while position < len(text):
+            char, width = text[position], 1
+            if char == "\\" and self._unescapes:
+                if not final and _HALF_ESCAPE.match(text, position):
+                    self._unread = text[position:]
+                    return
+                if escape := _ESCAPE.match(text, position):
+                    char, width = _unescaped_char(escape), len(escape[0])
+            yield char, width
+            position += width
+
+
+# --- terms and texts in the form in which they are compared ----------------------------------------------------------
+
+
+def _pattern(terms: Iterable[str]) -> regex.Pattern[str]:
+    # Shortest first: at one place the term that is complete first must win.
+    folded = sorted({folded_term(term) for term in terms}, key=lambda term: (len(term), term))
+    return regex.compile("|".join(map(_bounded, folded)), regex.V1)
+
+
+def _bounded(term: str) -> str:
+    before = f"(?<!{_WORD})" if _IS_WORD.match(term[0]) else ""
+    after = f"(?!{_WORD})" if _IS_WORD.match(term[-1]) else ""
+    return f"{before}{regex.escape(term)}{after}"
+
+
+def folded_term(term: str) -> str:
+    """Return a term in the form in which it is compared; empty when nothing of it is."""
+    return _fold(term).strip(" ")
+
+
+def _beginnings(term: str) -> Iterator[str]:
+    """Yield every text that more characters, or a mark that joins its last one, could make the term."""
+    for end in range(1, len(term) + 1):
+        yield term[:end]
+        parts = unicodedata.normalize("NFD", term[end - 1])
+        for count in range(1, len(parts)):
+            yield term[: end - 1] + unicodedata.normalize("NFC", parts[:count])
+
+
+def _fold(text: str) -> str:
+    if _is_plain(text):
+        return text.lower()
+    folded = "".join(map(_folded_char, text))
+    if "  " not in folded and not _JOINS.search(folded):
+        return folded
+    out: list[str] = []
+    for char in folded:
+        _add(out, char)
+    return "".join(out)
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable() and "  " not in text
+
+
+def _add(folded: list[str], char: str) -> bool:
+    """Add a folded character to those before it; return whether it takes a place of its own."""
+    before = folded[-1] if folded else ""
+    joined = _joined(before, char)
+    if len(joined) > len(before):
+        folded.append(char)
+        return True
+    folded[-1:] = joined
+    return False
+
+
+@lru_cache(4096)
+def _joined(before: str, char: str) -> str:
+    """Return what a folded character and the one after it are: both, the first alone, or the one that they make."""
+    if char == before == " ":
+        return before
+    if not _JOINS.match(char):
+        return before + char
+    joined = unicodedata.normalize("NFC", before + char)
+    if before and len(joined) == 1:
+        return joined
+    return before if unicodedata.category(char).startswith("M") else before + char
+
+
+@lru_cache(4096)
+def _folded_char(char: str) -> str:
+    if char.isspace():
+        return " "
+    return "" if _INVISIBLE.match(char) else unicodedata.normalize("NFKC", char).casefold()
+
+
+def _unescaped(text: str) -> str:
+    return str(_ESCAPE.sub(_unescaped_char, text))
+
+
+def _unescaped_char(escape: regex.Match[str]) -> str:
+    high, low, unit, char = escape.groups()
+    if high:
+        return chr(0x10000 + ((int(high, 16) - 0xD800) << 10) + int(low, 16) - 0xDC00)
+    return chr(int(unit, 16)) if unit else str(_ESCAPED.get(char, char))
