@@ -1,6 +1,7 @@
 """Everything a plugin author imports."""
 
 from sluicegate.errors import (
+    CredentialsUnavailable,
     FilterUnavailable,
     Forbidden,
     InvalidRequest,
@@ -43,6 +44,7 @@ __all__ = [
     "ChatRequest",
     "Chunk",
     "CompletionRequest",
+    "CredentialsUnavailable",
     "EmbeddingRequest",
     "Embeddings",
     "Exchange",

@@ -15,11 +15,12 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from sluicegate.day_layout import CEILING_DAYS
-from sluicegate.errors import BlobChanged, BlobNotFound
+from sluicegate.errors import BlobChanged, BlobExists, BlobNotFound
 from sluicegate.services import BlobStore, KeyService, WrappedKey
 from sluicegate.types import Principal, Role
 
@@ -29,6 +30,7 @@ KEY_NAME = "accounts"
 CACHE_S = 30.0
 CACHE_ENTRIES = 10_000
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+IDENTITY = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,63}")
 
 T = TypeVar("T")
 
@@ -70,6 +72,7 @@ class Accounts:
         self._keys = keys
         self._accounts: _Cache[Account | None] = _Cache()
         self._principals: _Cache[Principal | None] = _Cache()
+        self._roles: _Cache[Mapping[str, frozenset[Role]]] = _Cache()
 
     async def get(self, name: str) -> Account | None:
         """Return the account, at most :data:`CACHE_S` old, or None."""
@@ -148,6 +151,51 @@ class Accounts:
         await self._blobs.put(CONTAINER, f"key/{_digest(api_key)}", json.dumps(document).encode(), create=True)
         self._principals.forget(_digest(api_key))
         return api_key
+
+    async def assign_role(self, account: str, identity: str, role: Role) -> None:
+        """Let somebody from a directory act in an account.
+
+        Args:
+            identity: The object id of a user, an application or a group.
+
+        Raises:
+            ValueError: The identity is not 1 to 64 letters, digits and hyphens.
+        """
+        await self._set_roles(account, identity, lambda roles: roles | {role})
+
+    async def withdraw_role(self, account: str, identity: str, role: Role) -> None:
+        """Undo ``assign_role``, in other processes within :data:`CACHE_S`; no-op where there is nothing to undo."""
+        await self._set_roles(account, identity, lambda roles: roles - {role})
+
+    async def roles_of(self, identity: str) -> Mapping[str, frozenset[Role]]:
+        """Return what somebody from a directory may do, by account; at most :data:`CACHE_S` old."""
+        return await self._roles.get(identity, lambda: self._read_roles(identity))
+
+    async def _set_roles(
+        self, account: str, identity: str, change: Callable[[frozenset[Role]], frozenset[Role]]
+    ) -> None:
+        if not IDENTITY.fullmatch(identity):
+            raise ValueError(f"identity {identity!r}: use an object id, letters, digits and hyphens, at most 64")
+        name = f"role/{identity}/{account}"
+        while True:
+            try:
+                blob = await self._blobs.get(CONTAINER, name)
+                etag, roles = blob.etag, frozenset(map(Role, json.loads(blob.data)["roles"]))
+            except BlobNotFound:
+                etag, roles = None, frozenset()
+            document = json.dumps({"roles": sorted(change(roles))}).encode()
+            with suppress(BlobChanged, BlobExists):
+                await self._blobs.put(CONTAINER, name, document, create=etag is None, if_match=etag)
+                self._roles.forget(identity)
+                return
+
+    async def _read_roles(self, identity: str) -> Mapping[str, frozenset[Role]]:
+        if not IDENTITY.fullmatch(identity):
+            return {}
+        prefix = f"role/{identity}/"
+        names = [blob.name async for blob in self._blobs.list(CONTAINER, prefix)]
+        documents = {name.removeprefix(prefix): await self._document(name) for name in names}
+        return {account: frozenset(map(Role, each["roles"])) for account, each in documents.items() if each}
 
     async def _read(self, name: str) -> Account | None:
         if not NAME.fullmatch(name):

@@ -102,7 +102,7 @@ class Sluicegate:
         """
         for step in self.deployment.pipeline.authenticate:
             principal: Principal | None = await self.plugins.call(
-                step.plugin, "authenticate", Principal | None, headers=headers, accounts=self.accounts
+                step.plugin, "authenticate", Principal | None, headers=headers, role=role, accounts=self.accounts
             )
             if principal is None:
                 continue

@@ -12,6 +12,7 @@
     x TooManyRequests       429: ``retry_after_s`` says when to come back
     x ModelUnavailable      503: the model is not loaded or not reachable
     x FilterUnavailable     503: a filter cannot judge now, and the policy does not let text pass unfiltered
+    x CredentialsUnavailable  503: who is calling cannot be checked now
     x UpstreamError         an upstream's own status and code
     x PluginFailed          503: a required plugin raised something unexpected
   x Refused                 a filter refused the content: 400, or ``finish_reason: "content_filter"``
@@ -129,6 +130,14 @@ class FilterUnavailable(ApiError):
     status = 503
     type = "server_error"
     default_code = "content_filter_error"
+
+
+class CredentialsUnavailable(ApiError):
+    """Who is calling cannot be checked now, because the issuer's keys cannot be had; nobody is let in meanwhile."""
+
+    status = 503
+    type = "server_error"
+    default_code = "serviceUnavailable"
 
 
 class UpstreamError(ApiError):

@@ -20,7 +20,7 @@ from sluicegate.accounts import Accounts
 from sluicegate.policies import Policy
 from sluicegate.requests import EmbeddingRequest, GenerationRequest, Request
 from sluicegate.services import BlobStore, KeyService
-from sluicegate.types import Chunk, Embeddings, Exchange, Model, PluginConfig, Principal, Purged, Scope
+from sluicegate.types import Chunk, Embeddings, Exchange, Model, PluginConfig, Principal, Purged, Role, Scope
 from sluicegate.vault import Store
 
 hookspec = HookspecMarker("sluicegate")
@@ -163,7 +163,9 @@ class Hooks(Protocol):
     # --- one request, in the order they are called -------------------------------------------------------------------
 
     @hookspec
-    async def authenticate(self, headers: Mapping[str, str], accounts: Accounts, config: Any) -> Principal | None:
+    async def authenticate(
+        self, headers: Mapping[str, str], role: Role, accounts: Accounts, config: Any
+    ) -> Principal | None:
         """Return who is calling, or None when these headers hold no credential of this plugin's kind.
 
         Plugins are asked in the configured order and the first answer counts; with none the caller gets a 401. The
@@ -171,10 +173,13 @@ class Hooks(Protocol):
 
         Args:
             headers: Names in lower case.
+            role: What the operation needs, for credentials that are good for several roles. Return another role where the
+                credential lacks this one: the caller is then told so.
             accounts: The accounts, for looking up a credential.
 
         Raises:
             Unauthorized: The credential is of this plugin's kind and bad.
+            CredentialsUnavailable: It cannot be checked now.
 
         Example::
 

@@ -48,7 +48,7 @@ class Principal:
     """Who is calling.
 
     Attributes:
-        account: The account whose data this request touches.
+        account: The account whose data this request touches; empty for an operator of the whole deployment.
         role: What the credential may do.
         name: Which credential it was, such as ``key1``: for audit entries, never secret.
     """

@@ -279,3 +279,27 @@ async def test_changes_at_once_lose_nothing(accounts, blobs, keys):
 
     document = json.loads((await blobs.get("accounts", "account/contoso")).data)
     assert (document["retention_days"], document["deleted"]) == (3, True)
+
+
+# --- people of a directory -------------------------------------------------------------------------------------------
+
+
+async def test_roles_are_assigned_and_withdrawn_account_by_account(accounts):
+    await accounts.assign_role("contoso", "oid-1", Role.CALLER)
+    await accounts.assign_role("contoso", "oid-1", Role.OFFICER)
+    await accounts.assign_role("fabrikam", "oid-1", Role.CALLER)
+    await accounts.withdraw_role("contoso", "oid-1", Role.CALLER)
+
+    assert await accounts.roles_of("oid-1") == {
+        "contoso": frozenset({Role.OFFICER}),
+        "fabrikam": frozenset({Role.CALLER}),
+    }
+    assert await accounts.roles_of("oid-2") == {}
+
+
+@pytest.mark.parametrize("identity", ["", "a/b", "..", "a b", "x" * 65])
+async def test_an_identity_that_is_no_object_id_is_refused(accounts, identity):
+    with pytest.raises(ValueError, match="use an object id"):
+        await accounts.assign_role("contoso", identity, Role.CALLER)
+
+    assert await accounts.roles_of(identity) == {}
