@@ -115,12 +115,12 @@ class DataKey:
     def __init__(self, secret: bytes, place: Place) -> None:
         if len(secret) != SECRET_BYTES:
             raise ValueError(f"a data key has {SECRET_BYTES} bytes")
-        info = _canonical(["sluicegate/data-key", 1, place.account, place.plugin, place.day])
+        info = canonical(["sluicegate/data-key", 1, place.account, place.plugin, place.day])
         derived = HKDF(SHA256(), 64, place.kid.encode(), info).derive(secret)
         self.place = place
         self._commitment = derived[32:].hex()
         self._aead = AESGCM(derived[:32])
-        self._context = _canonical(["sluicegate/record", 1, place.account, place.plugin, place.day, place.kid])
+        self._context = canonical(["sluicegate/record", 1, place.account, place.plugin, place.day, place.kid])
 
     def seal(self, seq: int, records: Sequence[Sealable], deletions: int = 0) -> bytes:
         """Return the records as one batch; ``seq`` must not repeat under this key."""
@@ -187,7 +187,7 @@ def user_mark(user: str, account: str, plugin: str, day: str) -> str:
     key = bytes.fromhex(user)
     if len(key) != _HASH:
         raise ValueError("an end user is known by the account's keyed hash: 64 hexadecimal digits")
-    context = _canonical(["sluicegate/user", 1, account, plugin, day])
+    context = canonical(["sluicegate/user", 1, account, plugin, day])
     return hmac.digest(key, context, "sha256")[:_MARK].hex()
 
 
@@ -225,10 +225,15 @@ def read_header(batch: bytes, total: int | None = None) -> Header:
     return header
 
 
+def canonical(value: object) -> bytes:
+    """Return canonical JSON: keys sorted, no spaces, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
 def ring_entry(wrapped: WrappedKey) -> bytes:
     """Return a wrapped data key as it is stored: canonical JSON, version 1."""
     ciphertext = base64.b64encode(wrapped.ciphertext).decode()
-    return _canonical({"v": 1, "key_id": wrapped.key_id, "algorithm": wrapped.algorithm, "ciphertext": ciphertext})
+    return canonical({"v": 1, "key_id": wrapped.key_id, "algorithm": wrapped.algorithm, "ciphertext": ciphertext})
 
 
 def read_ring_entry(entry: bytes) -> WrappedKey:
@@ -244,7 +249,7 @@ def read_ring_entry(entry: bytes) -> WrappedKey:
 
 
 def _beginning(place: Place, seq: int, deletions: int, commitment: str, index: Sequence[Entry]) -> bytes:
-    header = _canonical(
+    header = canonical(
         {
             "account": place.account,
             "commitment": commitment,
@@ -290,7 +295,3 @@ def _count(value: object, limit: int) -> int:
     if type(value) is not int or not 0 <= value < limit:
         raise TypeError("not a count")
     return value
-
-
-def _canonical(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
