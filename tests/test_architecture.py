@@ -26,6 +26,7 @@ PUBLIC = {
     "sluicegate.hookspecs",
     "sluicegate.policies",
     "sluicegate.requests",
+    "sluicegate.scopes",
     "sluicegate.services",
     "sluicegate.streams",
     "sluicegate.testing",

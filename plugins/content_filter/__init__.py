@@ -2,9 +2,37 @@
 
 from __future__ import annotations
 
-from sluicegate import PluginConfig, hookimpl
+import asyncio
+
+from pydantic import Field, PrivateAttr
+
+from plugins.content_filter.classifier import Classifier
+from plugins.content_filter.prompts import Prompts
+from sluicegate import PluginConfig, Policy, hookimpl
+from sluicegate.requests import Request
+
+
+class Config(PluginConfig):
+    max_waiting_characters: int = Field(default=4_000_000, ge=1)
+    """How many characters of prompts may wait to be read, in one process; a request beyond that is answered 503, and one
+    that is longer by itself 400. A core reads about a million in five to ten seconds."""
+
+    _prompts: Prompts | None = PrivateAttr(default=None)
 
 
 @hookimpl
 def register_config() -> type[PluginConfig]:
-    return PluginConfig
+    return Config
+
+
+@hookimpl
+async def startup(config: Config) -> None:
+    classifier = await asyncio.to_thread(Classifier.load)
+    config._prompts = Prompts(classifier, config.max_waiting_characters)
+
+
+@hookimpl
+async def pre_filter(request: Request, policy: Policy, config: Config) -> Request:
+    if config._prompts is None:
+        raise RuntimeError("startup has not run")
+    return await config._prompts.filtered(request, policy)
