@@ -1,7 +1,7 @@
 """Accounts: the tenants' resources, as documents in the blob store.
 
 An account is shaped like ARM's ``Microsoft.CognitiveServices/accounts``: it has keys, of which only hashes are stored, and
-deployments, which give a model a name. Reads are cached for :data:`CACHE_S`, so a change is seen everywhere within that.
+deployments, which give a model a name. Reads are cached for ``CACHE_S``, so a change is seen everywhere within that.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ import hmac
 import json
 import re
 import secrets
-import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from sluicegate.day_layout import CEILING_DAYS
+from sluicegate.documents import Cache
 from sluicegate.errors import BlobChanged, BlobExists, BlobNotFound
 from sluicegate.services import BlobStore, KeyService, WrappedKey
 from sluicegate.types import Principal, Role
@@ -27,19 +26,8 @@ from sluicegate.types import Principal, Role
 CONTAINER = "accounts"
 KEY_NAME = "accounts"
 """The key that wraps each account's own secret."""
-CACHE_S = 30.0
-CACHE_ENTRIES = 10_000
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 IDENTITY = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,63}")
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class ModelDeployment:
-    """A model under the name that callers use."""
-
-    model: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +43,6 @@ class Account:
 
     name: str
     location: str
-    deployments: Mapping[str, ModelDeployment]
     user_key: bytes
     retention_days: int = CEILING_DAYS
 
@@ -70,12 +57,12 @@ class Accounts:
     def __init__(self, blobs: BlobStore, keys: KeyService) -> None:
         self._blobs = blobs
         self._keys = keys
-        self._accounts: _Cache[Account | None] = _Cache()
-        self._principals: _Cache[Principal | None] = _Cache()
-        self._roles: _Cache[Mapping[str, frozenset[Role]]] = _Cache()
+        self._accounts: Cache[Account | None] = Cache()
+        self._principals: Cache[Principal | None] = Cache()
+        self._roles: Cache[Mapping[str, frozenset[Role]]] = Cache()
 
     async def get(self, name: str) -> Account | None:
-        """Return the account, at most :data:`CACHE_S` old, or None."""
+        """Return the account, at most ``CACHE_S`` old, or None."""
         return await self._accounts.get(name, lambda: self._read(name))
 
     async def by_key(self, api_key: str) -> Principal | None:
@@ -87,13 +74,10 @@ class Accounts:
         """Return every account's name, sorted; those of deleted ones too."""
         return tuple([blob.name.removeprefix("account/") async for blob in self._blobs.list(CONTAINER, "account/")])
 
-    async def create(
-        self, name: str, *, location: str, deployments: Mapping[str, str], retention_days: int = CEILING_DAYS
-    ) -> None:
+    async def create(self, name: str, *, location: str, retention_days: int = CEILING_DAYS) -> None:
         """Write a new account.
 
         Args:
-            deployments: Deployment name -> model id.
             retention_days: 1 to 30.
 
         Raises:
@@ -107,7 +91,6 @@ class Accounts:
         document = {
             "name": name,
             "location": location,
-            "deployments": {key: {"model": model} for key, model in deployments.items()},
             "retention_days": retention_days,
             "user_key": {
                 "key_id": wrapped.key_id,
@@ -129,7 +112,7 @@ class Accounts:
         await self._change(name, {"retention_days": days})
 
     async def delete(self, name: str) -> None:
-        """Delete an account: it is not found from now on, in other processes within :data:`CACHE_S`.
+        """Delete an account: it is not found from now on, in other processes within ``CACHE_S``.
 
         Each purge then takes all retained content that is left of it. The document and its keys stay, so that nobody
         else gets the name.
@@ -164,11 +147,11 @@ class Accounts:
         await self._set_roles(account, identity, lambda roles: roles | {role})
 
     async def withdraw_role(self, account: str, identity: str, role: Role) -> None:
-        """Undo ``assign_role``, in other processes within :data:`CACHE_S`; no-op where there is nothing to undo."""
+        """Undo ``assign_role``, in other processes within ``CACHE_S``; no-op where there is nothing to undo."""
         await self._set_roles(account, identity, lambda roles: roles - {role})
 
     async def roles_of(self, identity: str) -> Mapping[str, frozenset[Role]]:
-        """Return what somebody from a directory may do, by account; at most :data:`CACHE_S` old."""
+        """Return what somebody from a directory may do, by account; at most ``CACHE_S`` old."""
         return await self._roles.get(identity, lambda: self._read_roles(identity))
 
     async def _set_roles(
@@ -207,8 +190,7 @@ class Accounts:
         user_key = await self._keys.unwrap(
             WrappedKey(wrapped["key_id"], wrapped["algorithm"], base64.b64decode(wrapped["ciphertext"]))
         )
-        deployments = {key: ModelDeployment(value["model"]) for key, value in document["deployments"].items()}
-        return Account(name, document["location"], deployments, user_key, _retention_days(document))
+        return Account(name, document["location"], user_key, _retention_days(document))
 
     async def _change(self, name: str, fields: Mapping[str, object]) -> None:
         while True:
@@ -230,27 +212,6 @@ class Accounts:
             return json.loads((await self._blobs.get(CONTAINER, name)).data)
         except BlobNotFound:
             return None
-
-
-class _Cache(Generic[T]):
-    """A bounded cache whose entries, absent ones too, live for :data:`CACHE_S`."""
-
-    def __init__(self) -> None:
-        self._entries: OrderedDict[str, tuple[float, T]] = OrderedDict()
-
-    async def get(self, key: str, read: Callable[[], Awaitable[T]]) -> T:
-        entry = self._entries.get(key)
-        if entry is not None and time.monotonic() - entry[0] < CACHE_S:
-            return entry[1]
-        value = await read()
-        self._entries[key] = (time.monotonic(), value)
-        self._entries.move_to_end(key)
-        if len(self._entries) > CACHE_ENTRIES:
-            self._entries.popitem(last=False)
-        return value
-
-    def forget(self, key: str) -> None:
-        self._entries.pop(key, None)
 
 
 def _retention_days(document: Mapping[str, Any]) -> int:

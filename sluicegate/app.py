@@ -14,6 +14,7 @@ from sluicegate import config
 from sluicegate.accounts import Accounts
 from sluicegate.audit import Audit
 from sluicegate.call import Call
+from sluicegate.deployments import Deployments
 from sluicegate.errors import InvalidRequest, NotFound, SluicegateError, Unauthorized
 from sluicegate.pipeline import Pipeline
 from sluicegate.plugins import Plugins
@@ -48,6 +49,7 @@ class Sluicegate:
         self._blobs = self.plugins.open_storage(self.deployment.storage)
         self._keys = self.plugins.open_keys(self.deployment.keys)
         self.accounts = Accounts(self._blobs, self._keys)
+        self.deployments = Deployments(self._blobs)
         self.vault = Vault(self._blobs, self._keys, clock=now)
         self.audit = Audit(self._blobs, self._keys, origin=f"sluicegate/{self.deployment.region}", clock=now)
         self.pipeline = Pipeline(self.plugins, self.deployment.pipeline, self.vault)
@@ -124,7 +126,7 @@ class Sluicegate:
             InvalidRequest: The deployment's model does not serve this operation.
         """
         account = await self.accounts.get(principal.account)
-        found = account.deployments.get(deployment) if account else None
+        found = await self.deployments.get(account.name, deployment) if account else None
         served = self.plugins.models().get(found.model) if found else None
         if account is None or served is None:
             raise NotFound(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import MutableMapping
+from contextlib import suppress
 from pathlib import Path
 
 from sluicegate.app import Sluicegate
-from sluicegate.errors import StartupError
+from sluicegate.deployments import Deployment
+from sluicegate.errors import BlobExists, StartupError
 from sluicegate.types import Role
 
 ACCOUNT = "default"
@@ -52,7 +54,10 @@ async def write_credentials(gate: Sluicegate, data: Path, endpoint: str) -> Path
     _write_private(path, json.dumps({**document, "endpoint": endpoint}, indent=2) + "\n")
     if account is None:
         # Last, because what comes before can be done again or gone on with by a start after one that was cut short.
-        await gate.accounts.create(ACCOUNT, location=gate.deployment.region, deployments=_deployments(gate))
+        for name, model in _deployments(gate).items():
+            with suppress(BlobExists):
+                await gate.deployments.create(ACCOUNT, Deployment(name, model))
+        await gate.accounts.create(ACCOUNT, location=gate.deployment.region)
     return path
 
 

@@ -10,8 +10,8 @@ from contextlib import suppress
 
 import pytest
 
-from sluicegate import accounts as module
-from sluicegate.accounts import Account, Accounts, ModelDeployment
+from sluicegate import documents as module
+from sluicegate.accounts import Account, Accounts
 from sluicegate.errors import BlobExists, BlobNotFound, KeyNotFound, StorageUnavailable
 from sluicegate.testing import MemoryKeys, MemoryStorage
 from sluicegate.types import Principal, Role
@@ -45,7 +45,7 @@ def elapse(monkeypatch):
 
 
 async def contoso(accounts):
-    await accounts.create("contoso", location="westeurope", deployments={"chat": "parrot"})
+    await accounts.create("contoso", location="westeurope")
     return await accounts.get("contoso")
 
 
@@ -58,7 +58,6 @@ async def test_an_account_is_read_as_it_was_created(accounts, blobs, keys):
     created = await contoso(accounts)
 
     assert (created.name, created.location) == ("contoso", "westeurope")
-    assert created.deployments == {"chat": ModelDeployment("parrot")}
     assert len(created.user_key) == 32
     assert await Accounts(blobs, keys).get("contoso") == created
 
@@ -67,7 +66,7 @@ async def test_an_account_of_that_name_is_not_replaced(accounts):
     created = await contoso(accounts)
 
     with pytest.raises(BlobExists):
-        await accounts.create("contoso", location="local", deployments={})
+        await accounts.create("contoso", location="local")
 
     assert await accounts.get("contoso") == created
 
@@ -75,7 +74,7 @@ async def test_an_account_of_that_name_is_not_replaced(accounts):
 @pytest.mark.parametrize("name", ["", "Contoso", "con_toso", "-contoso", "a/b", "..", "a" * 64, "contoso\n"])
 async def test_a_name_that_is_no_account_name_is_neither_created_nor_looked_up(accounts, blobs, name):
     with pytest.raises(ValueError, match="use lower-case letters, digits and hyphens"):
-        await accounts.create(name, location="local", deployments={})
+        await accounts.create(name, location="local")
 
     assert await accounts.get(name) is None
     assert await stored(blobs) == {}
@@ -87,7 +86,7 @@ async def test_an_account_that_is_not_there_is_none(accounts):
 
 async def test_accounts_are_listed_sorted_and_without_their_keys(accounts):
     for name in ("b", "a-1", "a"):
-        await accounts.create(name, location="local", deployments={})
+        await accounts.create(name, location="local")
         await accounts.issue_key(name, Role.CALLER, "key1")
 
     assert await accounts.names() == ("a", "a-1", "b")
@@ -132,7 +131,7 @@ async def test_the_secret_that_hashes_end_users_is_stored_wrapped(accounts, blob
 
 async def test_two_accounts_hash_one_end_user_differently(accounts):
     for name in ("a", "b"):
-        await accounts.create(name, location="local", deployments={})
+        await accounts.create(name, location="local")
 
     a, b = await accounts.get("a"), await accounts.get("b")
 
@@ -141,7 +140,7 @@ async def test_two_accounts_hash_one_end_user_differently(accounts):
 
 
 def test_an_end_user_is_hashed_with_the_accounts_key():
-    account = Account("contoso", "local", {}, bytes(range(32)))
+    account = Account("contoso", "local", bytes(range(32)))
 
     expected = hmac.new(bytes(range(32)), "änna".encode(), "sha256").hexdigest()
 
@@ -150,7 +149,7 @@ def test_an_end_user_is_hashed_with_the_accounts_key():
 
 @pytest.mark.parametrize("user", [None, ""])
 def test_nobody_is_not_hashed(user):
-    assert Account("contoso", "local", {}, bytes(32)).user_hash(user) is None
+    assert Account("contoso", "local", bytes(32)).user_hash(user) is None
 
 
 async def test_a_change_is_seen_after_the_cache_has_aged(accounts, blobs, elapse):
@@ -182,7 +181,7 @@ async def test_what_this_process_creates_it_sees_at_once(accounts):
 
 
 async def test_a_failure_to_read_is_not_remembered(accounts, blobs, monkeypatch):
-    await accounts.create("contoso", location="local", deployments={})
+    await accounts.create("contoso", location="local")
 
     async def fail(*_):
         raise StorageUnavailable("gone")
@@ -205,8 +204,8 @@ async def test_guessed_keys_do_not_fill_the_memory(accounts, monkeypatch):
 
 
 async def test_content_is_kept_for_30_days_unless_the_account_says_less(accounts, blobs, keys):
-    await accounts.create("contoso", location="local", deployments={})
-    await accounts.create("fabrikam", location="local", deployments={}, retention_days=7)
+    await accounts.create("contoso", location="local")
+    await accounts.create("fabrikam", location="local", retention_days=7)
 
     for each in (accounts, Accounts(blobs, keys)):
         assert [await each.retention_days(name) for name in ("contoso", "fabrikam")] == [30, 7]
@@ -227,7 +226,7 @@ async def test_other_days_count_at_once(accounts, blobs, keys):
 @pytest.mark.parametrize("days", [0, -1, 31, 365, 7.0, "7", True, None])
 async def test_days_beyond_the_ceiling_are_refused_wherever_they_are_set(accounts, blobs, keys, days):
     with pytest.raises(ValueError, match="from 1 to 30"):
-        await accounts.create("fabrikam", location="local", deployments={}, retention_days=days)
+        await accounts.create("fabrikam", location="local", retention_days=days)
     assert await accounts.names() == ()
     await contoso(accounts)
     with pytest.raises(ValueError, match="from 1 to 30"):
@@ -262,7 +261,7 @@ async def test_a_deleted_account_is_not_found_and_keeps_its_name_and_nothing_els
     assert await other.get("contoso") is None
     assert await accounts.names() == ("contoso",)
     with pytest.raises(BlobExists):
-        await accounts.create("contoso", location="local", deployments={})
+        await accounts.create("contoso", location="local")
 
 
 async def test_an_account_that_is_not_there_cannot_be_changed(accounts):

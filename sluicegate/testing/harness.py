@@ -36,7 +36,7 @@ from sluicegate.testing.models import FakeModel
 from sluicegate.types import Chunk, Exchange, FilterResults, Principal, Purged, Role, ToolCall
 from sluicegate.vault import Vault
 
-ACCOUNT = Account("contoso", "local", {}, bytes(32))
+ACCOUNT = Account("contoso", "local", bytes(32))
 PRINCIPAL = Principal(ACCOUNT.name, Role.CALLER, "key1")
 MAX_CUTS = 400
 """Places, and sizes, that a text is cut at or into; of a longer text, evenly spread ones."""
