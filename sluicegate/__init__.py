@@ -19,6 +19,7 @@ from sluicegate.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 from sluicegate.types import (
     Answer,
     Chunk,
+    Classification,
     Embeddings,
     Exchange,
     Expired,
@@ -33,6 +34,7 @@ from sluicegate.types import (
     Purged,
     Role,
     Scope,
+    TextSource,
     ToolCall,
     Usage,
 )
@@ -43,6 +45,7 @@ __all__ = [
     "Answer",
     "ChatRequest",
     "Chunk",
+    "Classification",
     "CompletionRequest",
     "CredentialsUnavailable",
     "EmbeddingRequest",
@@ -69,6 +72,7 @@ __all__ = [
     "Scope",
     "Source",
     "Text",
+    "TextSource",
     "TooManyRequests",
     "ToolCall",
     "Unauthorized",

@@ -1,4 +1,4 @@
-"""The command line: ``python -m sluicegate serve | check | describe | demo``."""
+"""The command line: ``python -m sluicegate serve | check | describe | classify | demo``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from sluicegate import __version__
+from sluicegate import __version__, classify_cli
 from sluicegate.errors import SluicegateError, StartupError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,7 +34,7 @@ With Python (.venv/bin/python has the openai package):
 
 
 def main() -> int:
-    """Run one command; the exit status is 1 when the app cannot start."""
+    """Run one command; the exit status is 1 when the app cannot start. ``classify`` has others: ``classify --help``."""
     parser = argparse.ArgumentParser(
         prog="python -m sluicegate", description="Azure OpenAI's data process, in the open."
     )
@@ -45,6 +45,7 @@ def main() -> int:
     serve.add_argument("--host", default="127.0.0.1", help="an address of this machine")
     commands.add_parser("check", help="load every plugin and setting, serve nothing")
     commands.add_parser("describe", help="say what happens to data here, in order")
+    classify_cli.add_command(commands)
     commands.add_parser("demo", help="a guided tour against a throw-away data folder")
     for name in ("serve", "check", "describe"):
         commands.choices[name].add_argument(
@@ -53,6 +54,8 @@ def main() -> int:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
+        if arguments.command == "classify":
+            return classify_cli.classify_command(arguments, ROOT / "plugins")
         if arguments.command == "demo":
             from sluicegate import demo
 

@@ -20,7 +20,19 @@ from sluicegate.accounts import Accounts
 from sluicegate.policies import Policy
 from sluicegate.requests import EmbeddingRequest, GenerationRequest, Request
 from sluicegate.services import BlobStore, KeyService
-from sluicegate.types import Chunk, Embeddings, Exchange, Model, PluginConfig, Principal, Purged, Role, Scope
+from sluicegate.types import (
+    Chunk,
+    Classification,
+    Embeddings,
+    Exchange,
+    Model,
+    PluginConfig,
+    Principal,
+    Purged,
+    Role,
+    Scope,
+    TextSource,
+)
 from sluicegate.vault import Store
 
 hookspec = HookspecMarker("sluicegate")
@@ -382,6 +394,31 @@ class Hooks(Protocol):
 
         .. versionadded:: 0.1
         """
+
+    # --- text that is in no request ----------------------------------------------------------------------------------
+
+    @hookspec
+    async def classify(self, text: str, source: TextSource, config: Any) -> Classification:
+        """Return what the plugin's classifier makes of one text, of any length; a policy decides what follows.
+
+        Called for text outside of requests, such as each row of ``python -m sluicegate classify``; filters of requests
+        and answers implement ``pre_filter`` and ``post_filter``. Keep nothing of the text, and log nothing of it.
+
+        Args:
+            source: ``prompt``, ``completion`` or ``document``.
+
+        Example::
+
+            from sluicegate import Classification, hookimpl
+
+            @hookimpl
+            async def classify(text):
+                score = 1.0 if "bomb" in text else 0.0
+                return Classification({"violence": score}, {"violence": 4 if score else 0}, frozenset())
+
+        .. versionadded:: 0.1
+        """
+        raise NotImplementedError
 
     # --- timers ------------------------------------------------------------------------------------------------------
 

@@ -66,6 +66,18 @@ class Plugins:
             if not found.name.startswith("_"):
                 self.add(_imported(f"{package}.{found.name}", found.name), found.name, source=f"{folder.name}/")
 
+    def load_one(self, folder: Path, name: str) -> None:
+        """Load one module of the folder, with its default settings: for a command that needs no deployment.
+
+        Raises:
+            StartupError: It cannot be imported, breaks a rule, or has a setting without a default.
+        """
+        self.add(_imported(f"{_package(folder)}.{name}", name), name, source=f"{folder.name}/")
+        try:
+            self._configs[name] = self._settings_class(name)()
+        except ValidationError as error:
+            raise StartupError(f"[plugins.{name}] {describe(error)}") from None
+
     def load_installed(self, names: Iterable[str]) -> None:
         """Load the named entry points of the group ``sluicegate``; one that is not named is not imported."""
         for name in names:

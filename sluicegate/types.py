@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,6 +18,10 @@ from sluicegate.requests import Request
 
 FilterResults: TypeAlias = Mapping[str, Mapping[str, Any]]
 """Verdicts by category in Azure's wire form: ``{"hate": {"filtered": False, "severity": "safe"}}``."""
+
+
+TextSource: TypeAlias = Literal["prompt", "completion", "document"]
+"""Where a text that is classified comes from; a document is what a prompt quotes, a tool's result included."""
 
 
 class PluginConfig(BaseModel):
@@ -146,6 +150,24 @@ class Embeddings:
 
     vectors: tuple[bytes, ...]
     usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """What a classifier makes of one text, before any policy has its say.
+
+    Attributes:
+        scores: Probabilities, 0 to 1, by category: ``hate``, ``sexual``, ``violence``, ``self_harm``, ``jailbreak``,
+            ``indirect_attack`` and whatever else the classifier knows.
+        severity: 0, 2, 4 or 6 for ``hate``, ``sexual``, ``violence`` and ``self_harm``.
+        flagged: The categories that the classifier takes as found in a text of this source.
+        thresholds: The scores from which a category counts as found; empty when the classifier does not say.
+    """
+
+    scores: Mapping[str, float]
+    severity: Mapping[str, int]
+    flagged: frozenset[str]
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
 
 class Outcome(StrEnum):

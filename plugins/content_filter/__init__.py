@@ -6,9 +6,9 @@ import asyncio
 
 from pydantic import Field, PrivateAttr
 
-from plugins.content_filter.classifier import Classifier
+from plugins.content_filter.classifier import HEADS, Classifier
 from plugins.content_filter.prompts import Prompts
-from sluicegate import PluginConfig, Policy, hookimpl
+from sluicegate import Classification, PluginConfig, Policy, TextSource, hookimpl
 from sluicegate.requests import Request
 
 
@@ -17,6 +17,7 @@ class Config(PluginConfig):
     """How many characters of prompts may wait to be read, in one process; a request beyond that is answered 503, and one
     that is longer by itself 400. A core reads about a million in five to ten seconds."""
 
+    _classifier: Classifier | None = PrivateAttr(default=None)
     _prompts: Prompts | None = PrivateAttr(default=None)
 
 
@@ -27,8 +28,8 @@ def register_config() -> type[PluginConfig]:
 
 @hookimpl
 async def startup(config: Config) -> None:
-    classifier = await asyncio.to_thread(Classifier.load)
-    config._prompts = Prompts(classifier, config.max_waiting_characters)
+    config._classifier = await asyncio.to_thread(Classifier.load)
+    config._prompts = Prompts(config._classifier, config.max_waiting_characters)
 
 
 @hookimpl
@@ -36,3 +37,16 @@ async def pre_filter(request: Request, policy: Policy, config: Config) -> Reques
     if config._prompts is None:
         raise RuntimeError("startup has not run")
     return await config._prompts.filtered(request, policy)
+
+
+@hookimpl
+async def classify(text: str, source: TextSource, config: Config) -> Classification:
+    if config._classifier is None:
+        raise RuntimeError("startup has not run")
+    [found] = await config._classifier.classify_all([text], source)
+    return Classification(
+        scores={head: found[head].score for head in HEADS},
+        severity=found.severity,
+        flagged=found.flagged,
+        thresholds=config._classifier.calibration.thresholds,
+    )
