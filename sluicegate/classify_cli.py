@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, cast, get_args
+from typing import Any, BinaryIO, Literal, NamedTuple, get_args
 
 from sluicegate.errors import SluicegateError
 from sluicegate.json_lines import BadLine, Line, json_line, read_lines
@@ -186,27 +186,35 @@ def _file(classifier: _Classifier, source: str, target: str, default: TextSource
         if is_file and os.path.exists(target) and os.path.samestat(status, os.stat(target)):
             raise _Stopped(f"{target} is the input too; choose another file for the output")
         out = stack.enter_context(_opened(target, "wb"))
-        progress = Progress(
-            status.st_size if is_file else None, sys.stderr, draws=sys.stderr.isatty() and not out.isatty()
-        )
-        spent = 0.0
+        draws = sys.stderr.isatty() and not out.isatty()
+        progress = Progress(status.st_size if is_file else None, sys.stderr, draws=draws)
+        why = ""
         try:
-            for line in read_lines(rows):
-                text, of = _text(line, default)
-                try:
-                    found = classifier.classify(text, of)
-                except SluicegateError as error:
-                    raise BadLine(line.number, str(error)) from None
-                _write(out, target, json_line({**line.members, **_members(found)}))
-                spent += found.ms
-                progress.advance(line.end)
-        except (BadLine, OSError, _Stopped) as error:
-            what = error.strerror if isinstance(error, OSError) else error
-            raise _Stopped(f"{source}, {what}; {progress.rows:,} rows were written") from None
+            for line in _answers(classifier, rows, default, progress):
+                _write(out, target, line)
+        except BadLine as error:
+            why = f"{source}, {error}; "
+        except OSError as error:
+            why = f"{source}: {error.strerror}; "
+        except _Stopped as error:
+            why = f"{error}; "
         finally:
             progress.clear()
-        mean = f", {spent / progress.rows:.2f} ms each" if progress.rows else ""
-        sys.stderr.write(f"{progress.rows:,} rows{mean}\n")
+        if why:
+            raise _Stopped(f"{why}{progress.rows:,} rows were written")
+        sys.stderr.write(f"{progress.summary()}\n")
+
+
+def _answers(classifier: _Classifier, rows: BinaryIO, default: TextSource, progress: Progress) -> Iterator[bytes]:
+    """Yield what to write for each row; one counts as done when the next is asked for."""
+    for line in read_lines(rows):
+        text, source = _text(line, default)
+        try:
+            found = classifier.classify(text, source)
+        except SluicegateError as error:
+            raise BadLine(line.number, str(error)) from None
+        yield json_line({**line.members, **_members(found)})
+        progress.advance(line.end)
 
 
 def _text(line: Line, default: TextSource) -> tuple[str, TextSource]:

@@ -49,6 +49,11 @@ class Progress:
             self._out.write("\r\x1b[K")
             self._out.flush()
 
+    def summary(self) -> str:
+        """Return how many rows there were, and how long each took from one to the next."""
+        mean = f", {(self._clock() - self._started) * 1000 / self.rows:.2f} ms each" if self.rows else ""
+        return f"{self.rows:,} rows{mean}"
+
     def _state(self, read: int, seconds: float) -> str:
         rate = f"{self.rows:,} rows, {self.rows / seconds:,.0f}/s"
         if not self._total:

@@ -135,7 +135,6 @@ def test_rows_of_a_file(tmp_path):
         {"text": JAILBREAK, "id": 2, "source": "prompt"},
         {"text": JAILBREAK, "source": "completion"},
         {"text": DOCUMENT, "source": "document", "of": {"deep": ["things"]}},
-        {"text": DOCUMENT},
         {"text": HARMLESS, "scores": "theirs"},
     ]
     source, target = written(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
@@ -143,9 +142,9 @@ def test_rows_of_a_file(tmp_path):
     status, printed, said = run("--input", source, "--output", str(target), cwd=ROOT)
 
     assert (status, printed) == (0, "")
-    assert re.fullmatch(r"6 rows, \d+\.\d\d ms each\n", said)
+    assert re.fullmatch(r"5 rows, \d+\.\d\d ms each\n", said)
     found = read(target.read_text())
-    assert [row["filtered"] for row in found] == [True, True, False, True, False, False]
+    assert [row["filtered"] for row in found] == [True, True, False, True, False]
     for row, of in zip(found, rows, strict=True):
         others = {name: value for name, value in of.items() if name not in {"text", "scores"}}
         assert row.keys() == {*others, "scores", "severity", "flagged", "filtered", "ms"}
@@ -158,7 +157,7 @@ def test_rows_of_a_file(tmp_path):
     assert found[0]["severity"]["hate"] == 6
     assert "hate" in found[0]["flagged"]
     assert "jailbreak" in found[2]["flagged"]
-    assert found[5]["flagged"] == []
+    assert found[4]["flagged"] == []
 
 
 def test_a_default_source_for_rows_that_name_none(called, tmp_path):
@@ -166,7 +165,7 @@ def test_a_default_source_for_rows_that_name_none(called, tmp_path):
 
     _, printed, _ = called("--input", source, "--source", "document")
 
-    assert [row["filtered"] for row in read(printed)] == [True, False]
+    assert ["indirect_attack" in row["flagged"] for row in read(printed)] == [True, False]
 
 
 def test_texts_of_every_kind(called, tmp_path):

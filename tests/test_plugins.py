@@ -25,7 +25,7 @@ from sluicegate.testing import (
     pre_filtered,
 )
 from sluicegate.testing.harness import PRINCIPAL
-from sluicegate.types import Model, PluginConfig
+from sluicegate.types import Model, PluginConfig, Principal, Role
 from tests.conftest import write
 
 PASSES = "@hookimpl\nasync def pre_filter(request): return request\n"
@@ -140,6 +140,40 @@ def test_every_module_of_the_folder_is_loaded_in_order(make_app):
     assert plugins.implementing("pre_filter") == ("a_first", "b_second", "c_package")
     assert plugins.source_of("a_first") == "plugins/"
     assert plugins.summary_of("a_first") == "Says what it does."
+
+
+GREETS = """
+'A plugin.'
+from sluicegate import *
+
+class Config(PluginConfig):
+    greeting: str = "hello"
+
+@hookimpl
+def register_config(): return Config
+
+@hookimpl
+async def authenticate(config): return Principal("a", Role.CALLER, config.greeting)
+"""
+
+
+async def test_one_module_can_be_loaded_alone_with_its_default_settings(make_app):
+    root = make_app(greets=GREETS, broken="1 / 0")
+    plugins = Plugins()
+
+    plugins.load_one(root / "plugins", "greets")
+
+    assert plugins.names() == ("greets",)
+    assert plugins.source_of("greets") == "plugins/"
+    found = await plugins.call("greets", "authenticate", Principal, headers={}, accounts=None, role=Role.CALLER)
+    assert found.name == "hello"
+
+
+def test_a_module_that_is_loaded_alone_and_needs_settings_is_refused(make_app):
+    root = make_app(greets=GREETS.replace(' = "hello"', ""))
+
+    with pytest.raises(StartupError, match=r"^\[plugins.greets\] greeting: Field required$"):
+        Plugins().load_one(root / "plugins", "greets")
 
 
 def test_a_module_whose_name_begins_with_an_underscore_is_left_out(make_app):

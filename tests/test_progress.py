@@ -47,3 +47,15 @@ def test_plain_lines_elsewhere_now_and_then():
 
 def test_an_input_of_unknown_length_is_counted():
     assert said(None, [(LINE_S, 5), (LINE_S, 10)], draws=False) == "1 rows, 0/s\n2 rows, 0/s\n"
+
+
+def test_the_mean_time_of_a_row():
+    clock = Clock()
+    progress = Progress(None, io.StringIO(), draws=False, clock=clock)
+    assert progress.summary() == "0 rows"
+
+    for _ in range(4):
+        clock.seconds += 0.005
+        progress.advance(1)
+
+    assert progress.summary() == "4 rows, 5.00 ms each"
