@@ -15,7 +15,7 @@ async def export(vault: Vault, account: str, *, user: str | None = None) -> Asyn
     """Yield whole lines, a record each, about 256 KiB of them at a time.
 
     ``{"day": "YYYYMMDD", "id": ..., "plugin": ..., "record": ...}``, where ``record`` is what the plugin kept; if that is not
-    JSON, ``record_base64`` takes its place. Plugin by plugin, oldest day first. At most two batches of records (4 MiB, or
+    JSON, ``record_base64`` takes its place. Plugin by plugin, oldest day first. At most twice what is read at once (4 MiB, or
     one larger record) are in memory, whatever there is. Deletions count as for ``Store.records``.
 
     Args:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from sluicegate.day_layout import KEYRING, Namespace, container, each, start, stored_days
@@ -12,6 +13,8 @@ from sluicegate.envelope import SECRET_BYTES, DataKey, Entry, Place, read_ring_e
 from sluicegate.errors import BlobNotFound, KeyNotFound, SealBroken
 from sluicegate.services import BlobInfo, BlobStore, KeyService
 
+_AT_ONCE = 16
+_AT_ONCE_BYTES = 4 << 20
 _CURSOR = re.compile(r"([0-9]{8})/([0-9a-f]{24})/([0-9]{8})/([0-9]{1,10})")
 
 
@@ -50,10 +53,8 @@ class Reader:
             opening = _Opening(self._blobs, self._keys, self._names, found)
             # The cursor's own batch may hold more, so the listing begins just before it.
             before = self._names.batch(passed[1], passed[2] - 1) if found == passed[0] else ""
-            async for blob in batches(self._blobs, self._names, found, after=before):
-                if mark and not await self._holds(found, blob, user=mark):
-                    continue
-                for entry, record in await opening.records(blob.name):
+            async for group in _groups(self._batches(found, mark, before)):
+                for entry, record in await opening.records(group):
                     if (not mark or entry.user == mark) and _place(record.cursor) > passed:
                         yield record
 
@@ -68,10 +69,20 @@ class Reader:
                 return blob.name if await self._holds(day, blob, record=record) else None
 
             async for name in each(batches(self._blobs, self._names, found), holding):
-                for entry, opened in await opening.records(name) if name else []:
+                for entry, opened in await opening.records([name]) if name else []:
                     if entry.record == record:
                         return opened
         return None
+
+    async def _batches(self, day: str, mark: str, after: str) -> AsyncIterator[BlobInfo]:
+        """Yield the batches of a day, only those that hold records of an end user if there is a mark."""
+
+        async def wanted(blob: BlobInfo) -> BlobInfo | None:
+            return blob if not mark or await self._holds(day, blob, user=mark) else None
+
+        async for blob in each(batches(self._blobs, self._names, day, after=after), wanted):
+            if blob is not None:
+                yield blob
 
     async def _holds(self, day: str, blob: BlobInfo, *, record: str = "", user: str = "") -> bool:
         try:
@@ -92,17 +103,29 @@ class _Opening:
         self._log = DeletionLog(blobs, names, day)
         self._data_key: DataKey | None = None
 
-    async def records(self, name: str) -> list[tuple[Entry, Record]]:
-        """Return what may be seen of a batch; nothing when it, or its key, has gone."""
+    async def records(self, names: Sequence[str]) -> list[tuple[Entry, Record]]:
+        """Return what may be seen of some batches; nothing of one that has gone, or whose key has."""
+        read = await asyncio.gather(*map(self._read, names))
+        try:
+            # After the batches were read: a deletion that was there when the caller asked is never missed.
+            await self._log.refresh()
+        except BlobNotFound:
+            return []
+        return [shown for batch in read if batch is not None for shown in await self._opened(*batch)]
+
+    async def _read(self, name: str) -> tuple[str, int, bytes] | None:
+        """Return a batch with its key's identifier and its number."""
         key_and_number = self._names.kid_and_seq(name)
         if key_and_number is None:
             raise SealBroken(f"{container(self._day)} holds something that is not a batch")
-        kid, seq = key_and_number
         try:
-            data_key = await self._key(kid)
-            header, opened = data_key.open(seq, (await self._blobs.get(container(self._day), name)).data)
-            # After the batch was read: a deletion that was there when the caller asked is never missed.
-            await self._log.refresh()
+            return (*key_and_number, (await self._blobs.get(container(self._day), name)).data)
+        except BlobNotFound:
+            return None
+
+    async def _opened(self, kid: str, seq: int, batch: bytes) -> list[tuple[Entry, Record]]:
+        try:
+            header, opened = (await self._key(kid)).open(seq, batch)
         except (BlobNotFound, KeyNotFound):
             return []
         return [
@@ -120,6 +143,20 @@ class _Opening:
                 raise SealBroken("a wrapped key has the wrong length")
             self._data_key = DataKey(secret, Place(self._names.account, self._names.plugin, self._day, kid))
         return self._data_key
+
+
+async def _groups(blobs: AsyncIterator[BlobInfo]) -> AsyncIterator[list[str]]:
+    """Yield the names of batches that are read at once: as many bytes as one batch may have, or a single larger one."""
+    group: list[str] = []
+    size = 0
+    async for blob in blobs:
+        if group and (len(group) == _AT_ONCE or size + blob.size > _AT_ONCE_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(blob.name)
+        size += blob.size
+    if group:
+        yield group
 
 
 def _place(cursor: str | None) -> tuple[str, str, int, int]:

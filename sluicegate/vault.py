@@ -122,8 +122,8 @@ class Store:
         Within a day they come in an order of no meaning that never changes, so a page goes on where another ended.
         Pages repeat nothing, and leave out nothing that was kept before the first one was read; what is kept later may
         come before the cursor. What is deleted or purged meanwhile, or whose key is destroyed, is left out. A deletion
-        counts at once, in every process: each batch, at most 4 MiB of records or a single larger one, is checked after
-        it was read.
+        counts at once, in every process: what is read at once, at most 16 batches or 4 MiB of records or a single larger one,
+        is checked after it was read.
 
         Args:
             user: Keyed hash of an end user, for their records only; other batches are not opened.

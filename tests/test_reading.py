@@ -155,3 +155,36 @@ async def test_a_batch_that_shrinks_while_it_is_searched_is_read_again(blobs, ke
 
     assert await slow.get("bob") == Record("bob", "20260101", b"2")
     assert await slow.get("alice") is None
+
+
+async def test_small_batches_are_read_together_and_large_ones_alone(keys, clock):
+    class Watching(MemoryStorage):
+        """Counts what is read at the same time, and the looks for deletions."""
+
+        def __init__(self):
+            super().__init__()
+            self.reading = self.most = self.looks = 0
+
+        async def get(self, container, name, **options):
+            if container == KEYRING:
+                return await super().get(container, name, **options)
+            self.reading += 1
+            await asyncio.sleep(0)
+            self.most = max(self.most, self.reading)
+            self.reading -= 1
+            return await super().get(container, name, **options)
+
+        def list(self, container, prefix="", **options):
+            self.looks += prefix.endswith("/deletions/")
+            return super().list(container, prefix, **options)
+
+    for size, most, looks in ((10, 16, 3), (1 << 20, 3, 10), (5 << 20, 1, 30)):
+        blobs = Watching()
+        store = Vault(blobs, keys, clock=clock).store("contoso", "keeper")
+        for number in range(30):
+            await store.keep(str(number), bytes(size))
+        blobs.most = blobs.looks = 0
+
+        assert len(await listed(store)) == 30
+        assert blobs.most == most
+        assert blobs.looks <= looks
