@@ -6,6 +6,7 @@ gets its receipt, with the counts from before, and only one::
     owed = await receipts.begin(Kind.PURGE_DAY, None, "20260101", found, actor="timer/purge")
     ...                                                 # destroy, delete, list what is left
     receipt = await receipts.issue(owed, Evidence(...))
+    receipt = await receipts.certify(removal, found, actor="timer/purge")    # all three
 
     async for owed in receipts.owed(): ...              # begun and not stated: a crash; remove what is left, then issue
 
@@ -41,7 +42,7 @@ from sluicegate.audit import Audit
 from sluicegate.audit_entries import Entry, Event, canonical, timestamp
 from sluicegate.errors import BlobChanged, BlobExists, BlobNotFound, SealBroken
 from sluicegate.receipt_check import VERSION, statement_hash, verify_receipt
-from sluicegate.removals import Evidence, Found, KeyFate, Kind, attempt, check_complete, conclusion
+from sluicegate.removals import Evidence, Found, KeyFate, Kind, Removal, attempt, check_complete, conclusion
 from sluicegate.services import BlobStore, KeyService
 from sluicegate.types import utc_now
 
@@ -102,6 +103,11 @@ class Receipts:
         self._weaknesses = weaknesses
 
     # --- issuing -----------------------------------------------------------------------------------------------------
+
+    async def certify(self, removal: Removal, found: Found, *, actor: str, reason: str | None = None) -> Receipt:
+        """Carry a removal out between :meth:`begin` and :meth:`issue`, and return its receipt; raises what these raise."""
+        owed = await self.begin(removal.kind, removal.account, removal.subject, found, actor=actor, reason=reason)
+        return await self.issue(owed, await removal.carry_out())
 
     async def begin(
         self, kind: Kind, account: str | None, subject: str, found: Found, *, actor: str, reason: str | None = None
@@ -249,7 +255,7 @@ class Receipts:
             "version": VERSION,
             **{name: document[name] for name in ("id", "kind", "account", "subject", "began", "removed")},
             "time": timestamp(self._clock()),
-            **conclusion(evidence, fates, weaknesses),
+            **conclusion(Kind(document["kind"]), evidence, fates, weaknesses),
         }
 
     async def _finish(self, name: str, document: Mapping[str, Any], etag: str) -> Receipt:
