@@ -1,14 +1,15 @@
-"""The command line: ``python -m sluicegate serve | check | describe | classify | demo``."""
+"""The command line: ``python -m sluicegate serve | check | describe | classify | demo | receipts | verify-receipt``."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
 import os
 import sys
 from pathlib import Path
 
-from sluicegate import __version__, classify_cli
+from sluicegate import __version__, audit_cli, classify_cli
 from sluicegate.errors import SluicegateError, StartupError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,11 +48,15 @@ def main() -> int:
     commands.add_parser("describe", help="say what happens to data here, in order")
     classify_cli.add_command(commands)
     commands.add_parser("demo", help="a guided tour against a throw-away data folder")
-    for name in ("serve", "check", "describe"):
+    audit_cli.add_commands(commands)
+    for name in ("serve", "check", "describe", "receipts"):
         commands.choices[name].add_argument(
             "--data", type=Path, default=Path(".data"), help="folder of the embedded storage and keys"
         )
     arguments = parser.parse_args()
+    if arguments.command == "verify-receipt":
+        # Before any setting is read: whoever checks a receipt may have nothing else of ours.
+        return audit_cli.verify_receipt_command(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         if arguments.command == "classify":
@@ -66,7 +71,8 @@ def main() -> int:
         apply_local_settings(ROOT, os.environ)
         arguments.data = arguments.data.resolve()
         first_run.use_embedded_settings(os.environ, arguments.data)
-        return {"serve": _serve, "check": _check, "describe": _describe}[arguments.command](arguments)
+        run = {"serve": _serve, "check": _check, "describe": _describe, "receipts": _receipts}
+        return run[arguments.command](arguments)
     except SluicegateError as error:
         print(f"sluicegate: {error}", file=sys.stderr)
         return 1
@@ -117,6 +123,21 @@ def _describe(_: argparse.Namespace) -> int:
 
     print(describe(Sluicegate(ROOT)))
     return 0
+
+
+def _receipts(arguments: argparse.Namespace) -> int:
+    from sluicegate.app import Sluicegate
+
+    async def save() -> int:
+        gate = Sluicegate(ROOT)
+        try:
+            return await audit_cli.save_receipts(gate.receipts, arguments.save)
+        except OSError as error:
+            raise SluicegateError(f"{arguments.save}: cannot be written to: {error.strerror}") from None
+        finally:
+            await gate.shutdown()
+
+    return asyncio.run(save())
 
 
 if __name__ == "__main__":

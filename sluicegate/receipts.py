@@ -40,7 +40,7 @@ from typing import Any
 from sluicegate.accounts import NAME
 from sluicegate.audit import Audit
 from sluicegate.audit_entries import Entry, Event, canonical, timestamp
-from sluicegate.errors import BlobChanged, BlobExists, BlobNotFound, SealBroken
+from sluicegate.errors import BlobChanged, BlobExists, BlobNotFound, SealBroken, ServiceError, StorageUnavailable
 from sluicegate.receipt_check import VERSION, statement_hash, verify_receipt
 from sluicegate.removals import Evidence, Found, KeyFate, Kind, Removal, attempt, check_complete, conclusion
 from sluicegate.services import BlobStore, KeyService
@@ -106,8 +106,19 @@ class Receipts:
 
     async def certify(self, removal: Removal, found: Found, *, actor: str, reason: str | None = None) -> Receipt:
         """Carry a removal out between :meth:`begin` and :meth:`issue`, and return its receipt; raises what these raise."""
-        owed = await self.begin(removal.kind, removal.account, removal.subject, found, actor=actor, reason=reason)
-        return await self.issue(owed, await removal.carry_out())
+
+        async def begin() -> Owed:
+            return await self.begin(removal.kind, removal.account, removal.subject, found, actor=actor, reason=reason)
+
+        try:
+            owed = await begin()
+        except StorageUnavailable:
+            # What must go goes: a full disk would otherwise keep for ever what fills it.
+            evidence = await removal.carry_out()
+            owed = await begin()
+        else:
+            evidence = await removal.carry_out()
+        return await self.issue(owed, evidence)
 
     async def begin(
         self, kind: Kind, account: str | None, subject: str, found: Found, *, actor: str, reason: str | None = None
@@ -159,14 +170,26 @@ class Receipts:
                 return await self._finish(name, document, etag)
 
     async def owed(self) -> AsyncIterator[Owed]:
-        """Yield the removals that were begun and have no receipt; those that were stated get theirs now."""
+        """Yield the removals that were begun and have no receipt; those that were stated get theirs now.
+
+        Raises:
+            ServiceError: A note of one, or the receipt of one, failed; all others were yielded before.
+        """
+        failed: list[ServiceError] = []
         async for blob in self._blobs.list(OWED):
-            with suppress(BlobNotFound):
+            try:
                 document, etag = await self._read_owed(blob.name)
-                if document["statement"] is None:
-                    yield _owed(document)
-                else:
+                if document["statement"] is not None:
                     await self._finish(blob.name, document, etag)
+                    continue
+            except BlobNotFound:
+                continue
+            except ServiceError as error:
+                failed.append(error)
+                continue
+            yield _owed(document)
+        if failed:
+            raise failed[0]
 
     # --- reading -----------------------------------------------------------------------------------------------------
 

@@ -208,8 +208,7 @@ async def _account(run: _Run, receipts: Receipts, account: str, scope: Expired |
         deletion = _Deletion(run, account, scope, asks_plugins=False)
         found = await run.attempt(f"counting account {account!r}", deletion.found())
         if found is not None and found.blobs:
-            step = receipts.certify(deletion, found, actor=TIMER)
-            await run.attempt(f"account {account!r}", step)
+            await run.attempt(f"account {account!r}", receipts.certify(deletion, found, actor=TIMER))
         return combined(deletion.purged.values())
     gone: list[Purged] = []
     if scope.days < CEILING_DAYS:
