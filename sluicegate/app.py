@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -13,29 +12,20 @@ from pathlib import Path
 
 from sluicegate import config
 from sluicegate.accounts import Accounts
+from sluicegate.app_policies import read_app_policies
 from sluicegate.audit import Audit
 from sluicegate.call import Call
 from sluicegate.deployments import Deployments
-from sluicegate.errors import (
-    InvalidRequest,
-    NotFound,
-    PurgeIncomplete,
-    SluicegateError,
-    StorageUnavailable,
-    Unauthorized,
-)
-from sluicegate.lease import Lease, LeaseHeld, LeaseLost
+from sluicegate.errors import InvalidRequest, NotFound, SluicegateError, Unauthorized
 from sluicegate.pipeline import Pipeline
 from sluicegate.plugins import Plugins
-from sluicegate.publishing import WEBHOOK, Publisher, Sink, StoreSink, Webhook
-from sluicegate.receipts import Receipts
+from sluicegate.policy_store import Policies
 from sluicegate.requests import Request
 from sluicegate.retention import Summary, purge
 from sluicegate.types import Principal, Role, utc_now
 from sluicegate.vault import Vault
 
 HEALTH_CACHE_S = 30.0
-log = logging.getLogger(__name__)
 
 
 class Sluicegate:
@@ -62,10 +52,10 @@ class Sluicegate:
         self._keys = self.plugins.open_keys(self.deployment.keys)
         self.accounts = Accounts(self._blobs, self._keys)
         self.deployments = Deployments(self._blobs)
+        self.app_policies = read_app_policies(self.deployment)
+        self.policies = Policies(self._blobs, self.accounts, self.deployments, self.app_policies)
+        self.vault = Vault(self._blobs, self._keys, clock=now)
         self.audit = Audit(self._blobs, self._keys, origin=f"sluicegate/{self.deployment.region}", clock=now)
-        self.receipts = Receipts(self._blobs, self._keys, self.audit, clock=now)
-        self.vault = Vault(self._blobs, self._keys, clock=now, ledger=self.receipts)
-        self._publisher = Publisher(self.audit, self._blobs, tuple(map(self._sink, self.deployment.checkpoints)), now)
         self.pipeline = Pipeline(self.plugins, self.deployment.pipeline, self.vault)
         self._now = now
         self._starting = asyncio.Lock()
@@ -95,7 +85,6 @@ class Sluicegate:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._keys.close)
             stack.push_async_callback(self._blobs.close)
-            stack.push_async_callback(self._publisher.close)
             for name in self._in_use("shutdown"):
                 hook, settings = self.plugins[name].shutdown, self.plugins.config_of(name)
                 stack.push_async_callback(hook, config=settings)
@@ -137,13 +126,13 @@ class Sluicegate:
         """Return a call of one of the account's deployments, ready for the pipeline.
 
         Raises:
-            NotFound: The account has no such deployment.
+            NotFound: The account has no such deployment, or the deployment's policy does not exist.
             InvalidRequest: The deployment's model does not serve this operation.
         """
         account = await self.accounts.get(principal.account)
         found = await self.deployments.get(account.name, deployment) if account else None
         served = self.plugins.models().get(found.model) if found else None
-        if account is None or served is None:
+        if account is None or found is None or served is None:
             raise NotFound(
                 "The API deployment for this resource does not exist. If you created the deployment within the last "
                 "5 minutes, please wait a moment and try again.",
@@ -156,49 +145,18 @@ class Sluicegate:
                 "Choose a deployment of another model.",
                 code="OperationNotSupported",
             )
-        return Call(call_id, principal, account, deployment, model, plugin, request)
+        policy = await self.policies.resolve(account, found.policy)
+        return Call(call_id, principal, account, deployment, model, plugin, request, policy)
 
     # --- timers and health -------------------------------------------------------------------------------------------
 
-    async def purge(self) -> Summary | None:
-        """Remove what is due, of all accounts and plugins, and publish the audit log's checkpoint; for the purge timer.
-
-        Returns:
-            What went, or None when another process is at it.
+    async def purge(self) -> Summary:
+        """Remove what is due, of all accounts and plugins; for the purge timer.
 
         Raises:
-            PurgeIncomplete: Something due is left, or a checkpoint was not published; the next tick tries again.
+            PurgeIncomplete: Something due is left; the next tick tries again.
         """
-        try:
-            return await Lease(self._blobs, "purge", clock=self._now).run(self._purge)
-        except LeaseHeld:
-            overdue = await self.vault.overdue(self._now())
-            if overdue:
-                raise PurgeIncomplete(f"{day}: overdue, though another process is purging" for day in overdue) from None
-            log.info("another process is purging")
-            return None
-        except LeaseLost as error:
-            raise PurgeIncomplete([str(error)]) from None
-        except StorageUnavailable:
-            # A full disk takes no lease either, and what is due must go all the same.
-            return await self._purge()
-
-    async def _purge(self) -> Summary:
-        left: list[str] = []
-        summary = None
-        try:
-            summary = await purge(self.vault, self.plugins, self.accounts, self.receipts, now=self._now())
-        except PurgeIncomplete as error:
-            left += error.left
-        left += await self._publisher.publish()
-        if summary is None or left:
-            raise PurgeIncomplete(left)
-        return summary
-
-    def _sink(self, url: str) -> Sink:
-        if url.startswith(WEBHOOK):
-            return Webhook(url.removeprefix(WEBHOOK))
-        return StoreSink(self.plugins.open_storage(url), self.audit.key.origin)
+        return await purge(self.vault, self.plugins, self.accounts, now=self._now())
 
     async def health(self) -> list[str]:
         """Return why this app is degraded, one reason a line; empty when it is not. At most :data:`HEALTH_CACHE_S` old."""

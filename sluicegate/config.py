@@ -75,12 +75,15 @@ class Deployment(_Section):
     """Where this deployment runs; sent as ``x-ms-region``."""
     installed: tuple[str, ...] = ()
     """Entry points of the group ``sluicegate`` to load beside the folder ``plugins/``; others are not even imported."""
-    checkpoints: tuple[str, ...] = ()
-    """Where the audit log's daily checkpoint is published besides the app's own log and storage: URLs for the ``open_storage``
-    hook, or ``webhook:https://…``."""
     pipeline: Pipeline
     plugins: Mapping[str, dict[str, Any]] = Field(default_factory=dict)
     """Settings by plugin."""
+    default_policy: str = "Microsoft.DefaultV2"
+    """The content-filter policy of deployments that name none."""
+    policies: Mapping[str, dict[str, Any]] = Field(default_factory=dict)
+    """Content-filter policies that every account may use, by name, in the form of ARM's ``properties``."""
+    blocklists: Mapping[str, dict[str, Any]] = Field(default_factory=dict)
+    """Blocklists that every policy may use, by name: ``items``, in the form of ARM's."""
 
     _written: Mapping[str, Mapping[str, Any]] = PrivateAttr(default_factory=dict)
 

@@ -11,7 +11,6 @@ from sluicegate.documents import Cache, Document, Documents
 from sluicegate.services import BlobStore
 
 CONTAINER = "accounts"
-DEFAULT_POLICY = "Microsoft.DefaultV2"
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_-])?")
 
 
@@ -22,13 +21,13 @@ class Deployment:
     Attributes:
         name: As it was created; names differ by more than case.
         model: The model's id.
-        policy: The content-filter policy's name.
+        policy: The content-filter policy's name, or None for the app's default.
         capacity: In units of a thousand tokens and six requests a minute, or None for no limit.
     """
 
     name: str
     model: str
-    policy: str = DEFAULT_POLICY
+    policy: str | None = None
     capacity: int | None = None
 
     @property

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from sluicegate.app import Sluicegate
 from sluicegate.config import Step
+from sluicegate.errors import SluicegateError
+from sluicegate.policies import Policy, Source
 from sluicegate.vault import CEILING_DAYS
 
 _STAGES = (
@@ -20,6 +22,20 @@ _STAGES = (
 def describe(gate: Sluicegate) -> str:
     """Return the description, lines of text."""
     return "\n".join(_lines(gate))
+
+
+async def with_accounts(gate: Sluicegate) -> str:
+    """Return what the accounts in storage add to the description, and close the app."""
+    try:
+        found = [await gate.accounts.get(name) for name in await gate.accounts.names()]
+        approved = [account.name for account in found if account is not None and account.modified_filters]
+        return f"Accounts whose policies may switch harms off: {', '.join(approved) or 'none'}."
+    except SluicegateError as error:
+        return (
+            f"Accounts whose policies may switch harms off: not known, storage cannot be read ({type(error).__name__})."
+        )
+    finally:
+        await gate.shutdown()
 
 
 def _lines(gate: Sluicegate) -> Iterator[str]:
@@ -37,6 +53,7 @@ def _lines(gate: Sluicegate) -> Iterator[str]:
         if not steps:
             yield "   - nothing" if stage == "retain" else "   - everything"
     yield ""
+    yield from _policies(gate)
     yield f"Nothing is kept longer than {CEILING_DAYS} days, whatever the settings say."
     unused = sorted(set(gate.plugins.names()) - set(deployment.pipeline.plugins()))
     yield f"Loaded and not in the pipeline: {', '.join(unused) or 'none'}."
@@ -49,6 +66,28 @@ def _step(gate: Sluicegate, step: Step) -> Iterator[str]:
     yield f"   - {step.plugin} ({gate.plugins.source_of(step.plugin)}{optional}): {summary}"
     for name, value in sorted(gate.deployment.written(step.plugin).items()):
         yield f"       {name} = {value!r}"
+
+
+def _policies(gate: Sluicegate) -> Iterator[str]:
+    app = gate.app_policies
+    yield f"Deployments that name no content-filter policy have {app.default.name}. Policies that all may name:"
+    for policy in app.policies.values():
+        yield f"   - {policy.name} ({policy.mode}): {_blocks(policy, Source.PROMPT)}; {_blocks(policy, Source.COMPLETION)}"
+        for use in policy.blocklists:
+            what = "blocks" if use.blocking else "annotates"
+            yield f"       {use.source} {what} what is on the list {use.blocklist.name} ({len(use.blocklist.items)} items)"
+        if policy.fail_open:
+            yield "       where a filter is unavailable, text passes unfiltered and says so"
+        if policy.weakened:
+            yield f"       for approved accounts only; for others these block too: {', '.join(policy.weakened)}"
+    yield ""
+
+
+def _blocks(policy: Policy, source: Source) -> str:
+    blocking = [each.name for each in policy.filters if each.source is source and each.enabled and each.blocking]
+    noted = [each.name for each in policy.filters if each.source is source and each.enabled and not each.blocking]
+    also = f", notes {', '.join(noted)}" if noted else ""
+    return f"{source} blocks {', '.join(blocking) or 'nothing'}{also}"
 
 
 def _models(gate: Sluicegate, plugin: str) -> Iterator[str]:

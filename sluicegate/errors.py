@@ -8,6 +8,7 @@
     x Unauthorized          401: no key or token that we know
     x Forbidden             403: known, but not allowed here
     x NotFound              404: deployment, model or record
+    x Conflict              409: another resource stands in the way
     x PayloadTooLarge       413
     x TooManyRequests       429: ``retry_after_s`` says when to come back
     x ModelUnavailable      503: the model is not loaded or not reachable
@@ -28,10 +29,7 @@ sent the request and to nobody else: it may name a field of that request.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
-
-if TYPE_CHECKING:
-    from sluicegate.types import FilterOffsets
+from typing import Any, ClassVar
 
 
 class SluicegateError(Exception):
@@ -99,6 +97,14 @@ class NotFound(ApiError):
     status = 404
     type = "invalid_request_error"
     default_code = "404"
+
+
+class Conflict(ApiError):
+    """What is asked for and what there is do not go together."""
+
+    status = 409
+    type = "invalid_request_error"
+    default_code = "conflict"
 
 
 class PayloadTooLarge(ApiError):
@@ -188,20 +194,12 @@ class Refused(SluicegateError):
         results: The verdicts in wire form, such as ``{"custom_blocklists": {"filtered": True, "details": [...]}}``.
             They are merged over those the request or the answer already carries.
         prompt_index: Of several prompts of a completion request, or inputs of an embedding request, the refused one.
-        offsets: From ``post_filter`` in asynchronous mode: which part of the choice is refused.
     """
 
-    def __init__(
-        self,
-        results: Mapping[str, Mapping[str, Any]],
-        *,
-        prompt_index: int = 0,
-        offsets: FilterOffsets | None = None,
-    ) -> None:
+    def __init__(self, results: Mapping[str, Mapping[str, Any]], *, prompt_index: int = 0) -> None:
         super().__init__("content refused by " + ", ".join(sorted(results)))
         self.results = dict(results)
         self.prompt_index = prompt_index
-        self.offsets = offsets
 
 
 class ServiceError(SluicegateError):

@@ -161,6 +161,9 @@ class Verdict:
         return {self.category: self.result}
 
 
+HARMS = ("Hate", "Sexual", "Violence", "Selfharm")
+"""The four categories that a policy can switch off, or to annotate only, with approval."""
+
 _Key: TypeAlias = tuple[str, Source]
 
 
@@ -231,6 +234,18 @@ class Policy:
         details = [{"filtered": use.blocking, "id": use.blocklist.name} for use in uses if use.blocklist.name in hits]
         return Verdict(BLOCKLISTS, {"filtered": any(each["filtered"] for each in details), "details": details})
 
+    @property
+    def weakened(self) -> tuple[str, ...]:
+        """Which of the four harms do not block, such as ``Hate (Prompt)``: what needs approval."""
+        blocking = {key for key, each in self._on.items() if each.blocking}
+        return tuple(f"{name} ({source})" for source in Source for name in HARMS if (name, source) not in blocking)
+
+    def strengthened(self) -> Policy:
+        """Return this policy with all four harms blocking, at the thresholds it has."""
+        known = {(each.name, each.source): each for each in self.filters}
+        harms = (known.get((name, source), ContentFilter(name, source)) for source in Source for name in HARMS)
+        return self.replacing(*(replace(each, enabled=True, blocking=True) for each in harms))
+
     def replacing(self, *filters: ContentFilter) -> Policy:
         """Return this policy with these filters in place of those of the same category and source."""
         merged = {(each.name, each.source): each for each in (*self.filters, *filters)}
@@ -240,9 +255,6 @@ class Policy:
 def _filters(names: Iterable[str], *sources: Source, **options: Any) -> tuple[ContentFilter, ...]:
     return tuple(ContentFilter(name, source, **options) for source in sources for name in names)
 
-
-HARMS = ("Hate", "Sexual", "Violence", "Selfharm")
-"""The four categories that a policy can switch off, or to annotate only, with approval."""
 
 DEFAULT = Policy("Microsoft.Default", filters=_filters(HARMS, Source.PROMPT, Source.COMPLETION))
 """Azure's older default: the four harms block from medium severity on."""
