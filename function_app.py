@@ -59,10 +59,28 @@ async def governance_audit(req: Request) -> Response:
     return await governance.list_audit(gate, req)
 
 
+@app.function_name("governance_checkpoint")
+@app.route("governance/checkpoint", methods=["GET"])
+async def governance_checkpoint(req: Request) -> Response:
+    return await governance.get_checkpoint(gate, req)
+
+
 @app.function_name("governance_export")
 @app.route("governance/export", methods=["GET"])
 async def governance_export(req: Request) -> Response:
     return await governance.export(gate, req)
+
+
+@app.function_name("governance_receipt")
+@app.route("governance/receipts/{receipt}", methods=["GET"])
+async def governance_receipt(req: Request) -> Response:
+    return await governance.get_receipt(gate, req)
+
+
+@app.function_name("governance_receipts")
+@app.route("governance/receipts", methods=["GET"])
+async def governance_receipts(req: Request) -> Response:
+    return await governance.list_receipts(gate, req)
 
 
 @app.function_name("governance_retained")

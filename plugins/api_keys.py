@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sluicegate import Principal, Unauthorized, hookimpl
+from sluicegate import Forbidden, Principal, Role, Unauthorized, hookimpl
 from sluicegate.accounts import Accounts
 
 MAX_LENGTH = 256
@@ -25,6 +25,9 @@ async def authenticate(headers: Mapping[str, str], accounts: Accounts) -> Princi
             "Access denied due to invalid subscription key or wrong API endpoint. "
             "Make sure to provide a valid key for an active account and use its own endpoint."
         )
+    account = await accounts.get(principal.account) if principal.role is Role.CALLER else None
+    if account is not None and not account.has_local_auth:
+        raise Forbidden("Key based authentication is disabled for this resource.", code="AuthenticationTypeDisabled")
     return principal
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``python -m sluicegate serve | check | describe | classify | modified-filters | demo``."""
+"""The command line: ``python -m sluicegate serve | check | describe | classify | demo | …``; ``--help`` lists all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from sluicegate import __version__, classify_cli, filter_approval
+from sluicegate import __version__, audit_cli, classify_cli, filter_approval
 from sluicegate.errors import SluicegateError, StartupError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,11 +49,15 @@ def main() -> int:
     classify_cli.add_command(commands)
     filter_approval.add_command(commands)
     commands.add_parser("demo", help="a guided tour against a throw-away data folder")
-    for name in ("serve", "check", "describe"):
+    audit_cli.add_commands(commands)
+    for name in ("serve", "check", "describe", "receipts"):
         commands.choices[name].add_argument(
             "--data", type=Path, default=Path(".data"), help="folder of the embedded storage and keys"
         )
     arguments = parser.parse_args()
+    if arguments.command == "verify-receipt":
+        # Before any setting is read: whoever checks a receipt may have nothing else of ours.
+        return audit_cli.verify_receipt_command(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         if arguments.command == "classify":
@@ -68,7 +72,13 @@ def main() -> int:
         apply_local_settings(ROOT, os.environ)
         arguments.data = arguments.data.resolve()
         first_run.use_embedded_settings(os.environ, arguments.data)
-        run = {"serve": _serve, "check": _check, "describe": _describe, "modified-filters": _modified_filters}
+        run = {
+            "serve": _serve,
+            "check": _check,
+            "describe": _describe,
+            "receipts": _receipts,
+            "modified-filters": _modified_filters,
+        }
         return run[arguments.command](arguments)
     except SluicegateError as error:
         print(f"sluicegate: {error}", file=sys.stderr)
@@ -139,6 +149,21 @@ def _modified_filters(arguments: argparse.Namespace) -> int:
     asyncio.run(decide())
     print(f"{arguments.account}: {'approved for' if arguments.approve else 'no longer approved for'} modified filters")
     return 0
+
+
+def _receipts(arguments: argparse.Namespace) -> int:
+    from sluicegate.app import Sluicegate
+
+    async def save() -> int:
+        gate = Sluicegate(ROOT)
+        try:
+            return await audit_cli.save_receipts(gate.receipts, arguments.save)
+        except OSError as error:
+            raise SluicegateError(f"{arguments.save}: cannot be written to: {error.strerror}") from None
+        finally:
+            await gate.shutdown()
+
+    return asyncio.run(save())
 
 
 if __name__ == "__main__":

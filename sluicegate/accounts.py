@@ -26,7 +26,9 @@ from sluicegate.types import Principal, Role
 CONTAINER = "accounts"
 KEY_NAME = "accounts"
 """The key that wraps each account's own secret."""
-NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.-]{0,62}[a-z0-9_-])?")
+"""ARM's pattern for account names, in lower case and without a dot at the end."""
+API_KEYS = ("key1", "key2")
 IDENTITY = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,63}")
 
 
@@ -39,6 +41,7 @@ class Account:
         user_key: 32 secret bytes; end users are kept only as hashes under it.
         retention_days: After how many days its retained content is gone at the latest, 1 to 30; a plugin's settings may
             say less.
+        has_local_auth: Whether API keys get in; tokens always may.
         modified_filters: Whether its policies may switch harms off, or to annotate only.
     """
 
@@ -46,6 +49,7 @@ class Account:
     location: str
     user_key: bytes
     retention_days: int = CEILING_DAYS
+    has_local_auth: bool = True
     modified_filters: bool = False
 
     def user_hash(self, user: str | None) -> str | None:
@@ -76,32 +80,49 @@ class Accounts:
         """Return every account's name, sorted; those of deleted ones too."""
         return tuple([blob.name.removeprefix("account/") async for blob in self._blobs.list(CONTAINER, "account/")])
 
-    async def create(self, name: str, *, location: str, retention_days: int = CEILING_DAYS) -> None:
-        """Write a new account.
+    async def create(
+        self,
+        name: str,
+        *,
+        location: str,
+        retention_days: int = CEILING_DAYS,
+        resource: Mapping[str, Any] | None = None,
+        etag: str | None = None,
+    ) -> str:
+        """Write a new account, with two API keys, and return its ETag.
 
         Args:
             retention_days: 1 to 30.
+            resource: What the control plane knows of it.
+            etag: Of the document that a purged account of that name has left, to take its place.
 
         Raises:
-            ValueError: The name is not 1 to 63 lower-case letters, digits and hyphens, or the days are out of range.
-            BlobExists: There is an account of that name, or was: names are not used again.
+            ValueError: The name is not 1 to 64 lower-case letters, digits and ``_.-``, or the days are out of range.
+            BlobExists: There is an account of that name, or was.
         """
         if not NAME.fullmatch(name):
-            raise ValueError(f"account name {name!r}: use lower-case letters, digits and hyphens, at most 63")
+            raise ValueError(f"account name {name!r}: use lower-case letters, digits and _.-, at most 64")
         _check_days(retention_days)
-        wrapped = await self._keys.wrap(KEY_NAME, secrets.token_bytes(32))
+        secret = secrets.token_bytes(32)
+        wrapped = await self._keys.wrap(KEY_NAME, secret)
         document = {
             "name": name,
             "location": location,
             "retention_days": retention_days,
+            "api_keys": dict.fromkeys(API_KEYS, 1),
+            "resource": dict(resource or {}),
             "user_key": {
                 "key_id": wrapped.key_id,
                 "algorithm": wrapped.algorithm,
                 "ciphertext": base64.b64encode(wrapped.ciphertext).decode(),
             },
         }
-        await self._blobs.put(CONTAINER, f"account/{name}", json.dumps(document).encode(), create=True)
+        data = json.dumps(document).encode()
+        written = await self._blobs.put(CONTAINER, f"account/{name}", data, create=etag is None, if_match=etag)
         self._accounts.forget(name)
+        for slot in API_KEYS:
+            await self._store_key(name, slot, 1, secret)
+        return written
 
     async def set_retention_days(self, name: str, days: int) -> None:
         """Change how long an account's content is kept; what is there already goes by it from the next purge on.
@@ -111,7 +132,7 @@ class Accounts:
             BlobNotFound: There is no such account.
         """
         _check_days(days)
-        await self._change(name, {"retention_days": days})
+        await self._change(name, lambda _: {"retention_days": days})
 
     async def set_modified_filters(self, name: str, approved: bool) -> None:
         """Approve an account for modified content filters, or withdraw that; see :mod:`sluicegate.filter_approval`.
@@ -119,7 +140,7 @@ class Accounts:
         Raises:
             BlobNotFound: There is no such account.
         """
-        await self._change(name, {"modified_filters": approved})
+        await self._change(name, lambda _: {"modified_filters": approved})
 
     async def delete(self, name: str) -> None:
         """Delete an account: it is not found from now on, in other processes within ``CACHE_S``.
@@ -130,7 +151,7 @@ class Accounts:
         Raises:
             BlobNotFound: There is no such account.
         """
-        await self._change(name, {"deleted": True})
+        await self._change(name, lambda _: {"deleted": True})
 
     async def retention_days(self, name: str) -> int:
         """Return how long an account's content is kept, as it is stored now; 0 when the account is deleted or unknown."""
@@ -144,6 +165,46 @@ class Accounts:
         await self._blobs.put(CONTAINER, f"key/{_digest(api_key)}", json.dumps(document).encode(), create=True)
         self._principals.forget(_digest(api_key))
         return api_key
+
+    async def api_keys(self, name: str) -> Mapping[str, str]:
+        """Return an account's two API keys, which are stored nowhere: they are derived from its secret.
+
+        Raises:
+            BlobNotFound: There is no such account.
+        """
+        document, secret = await self._with_secret(name)
+        # Whoever made or replaced a key may have been stopped before this.
+        for slot, generation in document["api_keys"].items():
+            await self._store_key(name, slot, generation, secret)
+        return {slot: _derived(secret, slot, generation) for slot, generation in document["api_keys"].items()}
+
+    async def regenerate_key(self, name: str, slot: str) -> None:
+        """Replace one of an account's API keys; the old one ends here at once and elsewhere within ``CACHE_S``.
+
+        Raises:
+            BlobNotFound: There is no such account.
+        """
+        document, secret = await self._with_secret(name)
+        old = document["api_keys"][slot]
+        # Known before it counts, and the old one forgotten after: whatever is interrupted, one of the two gets in.
+        await self._store_key(name, slot, old + 1, secret)
+        await self._change(name, lambda found: {"api_keys": {**found["api_keys"], slot: old + 1}})
+        with suppress(BlobNotFound):
+            await self._blobs.delete(CONTAINER, f"key/{_digest(_derived(secret, slot, old))}")
+        self._principals.forget(_digest(_derived(secret, slot, old)))
+
+    async def _store_key(self, account: str, slot: str, generation: int, secret: bytes) -> None:
+        digest = _digest(_derived(secret, slot, generation))
+        document = {"account": account, "role": Role.CALLER.value, "name": slot, "generation": generation}
+        with suppress(BlobExists):
+            await self._blobs.put(CONTAINER, f"key/{digest}", json.dumps(document).encode(), create=True)
+        self._principals.forget(digest)
+
+    async def _with_secret(self, name: str) -> tuple[dict[str, Any], bytes]:
+        document = json.loads((await self._blobs.get(CONTAINER, f"account/{name}")).data)
+        if document.get("deleted"):
+            raise BlobNotFound(f"account/{name}")
+        return document, await self._unwrapped(document["user_key"])
 
     async def assign_role(self, account: str, identity: str, role: Role) -> None:
         """Let somebody from a directory act in an account.
@@ -196,17 +257,27 @@ class Accounts:
         document = await self._document(f"account/{name}")
         if document is None or document.get("deleted"):
             return None
-        wrapped = document["user_key"]
-        user_key = await self._keys.unwrap(
+        user_key = await self._unwrapped(document["user_key"])
+        properties = document.get("resource", {}).get("properties", {})
+        return Account(
+            name,
+            document["location"],
+            user_key,
+            _retention_days(document),
+            has_local_auth=not properties.get("disableLocalAuth", False),
+            modified_filters=document.get("modified_filters") is True,
+        )
+
+    async def _unwrapped(self, wrapped: Mapping[str, str]) -> bytes:
+        return await self._keys.unwrap(
             WrappedKey(wrapped["key_id"], wrapped["algorithm"], base64.b64decode(wrapped["ciphertext"]))
         )
-        is_approved = document.get("modified_filters") is True
-        return Account(name, document["location"], user_key, _retention_days(document), is_approved)
 
-    async def _change(self, name: str, fields: Mapping[str, object]) -> None:
+    async def _change(self, name: str, fields: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
         while True:
             blob = await self._blobs.get(CONTAINER, f"account/{name}")
-            document = json.dumps({**json.loads(blob.data), **fields}).encode()
+            found = json.loads(blob.data)
+            document = json.dumps({**found, **fields(found)}).encode()
             try:
                 await self._blobs.put(CONTAINER, f"account/{name}", document, if_match=blob.etag)
             except BlobChanged:
@@ -216,7 +287,13 @@ class Accounts:
 
     async def _read_key(self, digest: str) -> Principal | None:
         document = await self._document(f"key/{digest}")
-        return document and Principal(document["account"], Role(document["role"]), document["name"])
+        if document is None:
+            return None
+        if "generation" in document:
+            account = await self._document(f"account/{document['account']}") or {"deleted": True}
+            if account.get("deleted") or account["api_keys"].get(document["name"]) != document["generation"]:
+                return None
+        return Principal(document["account"], Role(document["role"]), document["name"])
 
     async def _document(self, name: str) -> Any:
         try:
@@ -234,6 +311,12 @@ def _retention_days(document: Mapping[str, Any]) -> int:
 def _check_days(days: object) -> None:
     if type(days) is not int or not 1 <= days <= CEILING_DAYS:
         raise ValueError(f"retention_days must be a whole number from 1 to {CEILING_DAYS}, not {days!r}")
+
+
+def _derived(secret: bytes, slot: str, generation: int) -> str:
+    """Return an API key: 384 bits that nobody can tell without the account's secret, which the key service holds wrapped."""
+    label = json.dumps(["sluicegate/api-key", 1, slot, generation], separators=(",", ":")).encode()
+    return base64.urlsafe_b64encode(hmac.digest(secret, label, "sha384")).decode()
 
 
 def _digest(api_key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -16,16 +17,27 @@ from sluicegate.app_policies import read_app_policies
 from sluicegate.audit import Audit
 from sluicegate.call import Call
 from sluicegate.deployments import Deployments
-from sluicegate.errors import InvalidRequest, NotFound, SluicegateError, Unauthorized
+from sluicegate.errors import (
+    InvalidRequest,
+    NotFound,
+    PurgeIncomplete,
+    SluicegateError,
+    StorageUnavailable,
+    Unauthorized,
+)
+from sluicegate.lease import Lease, LeaseHeld, LeaseLost
 from sluicegate.pipeline import Pipeline
 from sluicegate.plugins import Plugins
 from sluicegate.policy_store import Policies
+from sluicegate.publishing import WEBHOOK, Publisher, Sink, StoreSink, Webhook
+from sluicegate.receipts import Receipts
 from sluicegate.requests import Request
 from sluicegate.retention import Summary, purge
 from sluicegate.types import Principal, Role, utc_now
 from sluicegate.vault import Vault
 
 HEALTH_CACHE_S = 30.0
+log = logging.getLogger(__name__)
 
 
 class Sluicegate:
@@ -54,8 +66,10 @@ class Sluicegate:
         self.deployments = Deployments(self._blobs)
         self.app_policies = read_app_policies(self.deployment)
         self.policies = Policies(self._blobs, self.accounts, self.deployments, self.app_policies)
-        self.vault = Vault(self._blobs, self._keys, clock=now)
         self.audit = Audit(self._blobs, self._keys, origin=f"sluicegate/{self.deployment.region}", clock=now)
+        self.receipts = Receipts(self._blobs, self._keys, self.audit, clock=now)
+        self.vault = Vault(self._blobs, self._keys, clock=now, ledger=self.receipts)
+        self._publisher = Publisher(self.audit, self._blobs, tuple(map(self._sink, self.deployment.checkpoints)), now)
         self.pipeline = Pipeline(self.plugins, self.deployment.pipeline, self.vault)
         self._now = now
         self._starting = asyncio.Lock()
@@ -85,6 +99,7 @@ class Sluicegate:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._keys.close)
             stack.push_async_callback(self._blobs.close)
+            stack.push_async_callback(self._publisher.close)
             for name in self._in_use("shutdown"):
                 hook, settings = self.plugins[name].shutdown, self.plugins.config_of(name)
                 stack.push_async_callback(hook, config=settings)
@@ -150,13 +165,45 @@ class Sluicegate:
 
     # --- timers and health -------------------------------------------------------------------------------------------
 
-    async def purge(self) -> Summary:
-        """Remove what is due, of all accounts and plugins; for the purge timer.
+    async def purge(self) -> Summary | None:
+        """Remove what is due, of all accounts and plugins, and publish the audit log's checkpoint; for the purge timer.
+
+        Returns:
+            What went, or None when another process is at it.
 
         Raises:
-            PurgeIncomplete: Something due is left; the next tick tries again.
+            PurgeIncomplete: Something due is left, or a checkpoint was not published; the next tick tries again.
         """
-        return await purge(self.vault, self.plugins, self.accounts, now=self._now())
+        try:
+            return await Lease(self._blobs, "purge", clock=self._now).run(self._purge)
+        except LeaseHeld:
+            overdue = await self.vault.overdue(self._now())
+            if overdue:
+                raise PurgeIncomplete(f"{day}: overdue, though another process is purging" for day in overdue) from None
+            log.info("another process is purging")
+            return None
+        except LeaseLost as error:
+            raise PurgeIncomplete([str(error)]) from None
+        except StorageUnavailable:
+            # A full disk takes no lease either, and what is due must go all the same.
+            return await self._purge()
+
+    async def _purge(self) -> Summary:
+        left: list[str] = []
+        summary = None
+        try:
+            summary = await purge(self.vault, self.plugins, self.accounts, self.receipts, now=self._now())
+        except PurgeIncomplete as error:
+            left += error.left
+        left += await self._publisher.publish()
+        if summary is None or left:
+            raise PurgeIncomplete(left)
+        return summary
+
+    def _sink(self, url: str) -> Sink:
+        if url.startswith(WEBHOOK):
+            return Webhook(url.removeprefix(WEBHOOK))
+        return StoreSink(self.plugins.open_storage(url), self.audit.key.origin)
 
     async def health(self) -> list[str]:
         """Return why this app is degraded, one reason a line; empty when it is not. At most :data:`HEALTH_CACHE_S` old."""

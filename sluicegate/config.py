@@ -75,6 +75,9 @@ class Deployment(_Section):
     """Where this deployment runs; sent as ``x-ms-region``."""
     installed: tuple[str, ...] = ()
     """Entry points of the group ``sluicegate`` to load beside the folder ``plugins/``; others are not even imported."""
+    checkpoints: tuple[str, ...] = ()
+    """Where the audit log's daily checkpoint is published besides the app's own log and storage: URLs for the ``open_storage``
+    hook, or ``webhook:https://…``."""
     pipeline: Pipeline
     plugins: Mapping[str, dict[str, Any]] = Field(default_factory=dict)
     """Settings by plugin."""

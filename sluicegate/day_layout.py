@@ -24,6 +24,7 @@ from typing import TypeVar
 
 from sluicegate.envelope import user_mark
 from sluicegate.errors import BlobNotFound
+from sluicegate.removals import Found
 from sluicegate.services import BlobStore
 from sluicegate.types import Purged
 
@@ -133,13 +134,6 @@ async def stored_days(blobs: BlobStore) -> list[str]:
     return days_in(await blobs.containers("ret-"))
 
 
-async def is_empty(blobs: BlobStore, container: str, prefix: str = "") -> bool:
-    """Return whether there is no such blob."""
-    async for _ in blobs.list(container, prefix):
-        return False
-    return True
-
-
 async def each(items: AsyncIterator[T], work: Callable[[T], Awaitable[R]]) -> AsyncIterator[R]:
     """Yield the results of some work on each item, in order, a few at once and never all in memory.
 
@@ -162,6 +156,11 @@ async def _all(items: list[T], work: Callable[[T], Awaitable[R]]) -> list[R]:
         if isinstance(result, BaseException):
             raise result
     return [result for result in results if not isinstance(result, BaseException)]
+
+
+async def count(blobs: BlobStore, container: str, prefix: str = "") -> int:
+    """Return how many such blobs there are."""
+    return sum([1 async for _ in blobs.list(container, prefix)])
 
 
 async def delete_all(blobs: BlobStore, container: str, prefix: str, *, last: str | None = None) -> Purged:
@@ -195,9 +194,17 @@ class Gone:
 
 
 class Tally:
-    """Counts what is deleted, and hashes its names in the order in which it is told of them."""
+    """Counts what is deleted, or about to be, in flat memory.
 
-    def __init__(self) -> None:
+    The hash of its names is the SHA-256 over ``{container}/{name}``, and for a record of a blob that stays a space and its
+    id, each followed by a line feed, in the order in which it is told of them.
+
+    Args:
+        counts_records: Records are known one by one, not just whole blobs of them.
+    """
+
+    def __init__(self, *, counts_records: bool = False) -> None:
+        self._counts_records = counts_records
         self._names = hashlib.sha256()
         self._blobs = self._bytes = self._records = 0
 
@@ -212,6 +219,15 @@ class Tally:
         """Return what was noted."""
         evidence = self._names.hexdigest() if self._blobs or self._records else ""
         return Purged(days, self._blobs, self._bytes, self._records, evidence)
+
+    def found(self) -> Found:
+        """Return what was noted, as a receipt has it."""
+        return Found(self._blobs, self._bytes, self._names.hexdigest(), self._records if self._counts_records else None)
+
+
+def purged(found: Found, days: tuple[str, ...]) -> Purged:
+    """Return a removal of whole days as plugins report it."""
+    return Purged(days, found.blobs, found.bytes, 0, found.names_sha256 if found.blobs else "")
 
 
 def combined(purged: Iterable[Purged]) -> Purged:

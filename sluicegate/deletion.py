@@ -135,6 +135,27 @@ async def remove(blobs: BlobStore, names: Namespace, log: DeletionLog) -> Purged
     return tally.purged()
 
 
+async def count_hidden(blobs: BlobStore, names: Namespace, log: DeletionLog) -> int:
+    """Return how much there is that the log hides: wrapped keys, batches, records; a batch that cannot be read counts."""
+
+    async def hidden_in(blob: BlobInfo) -> int:
+        key_and_number = names.kid_and_seq(blob.name)
+        if key_and_number and key_and_number[0] in log.kids:
+            return 1
+        try:
+            return len(_hidden(log, await read_head(blobs, log.day, blob)))
+        except BlobNotFound:
+            return 0
+        except SealBroken:
+            return 1
+
+    prefix = names.ring(log.day)
+    count = sum([blob.name.removeprefix(prefix) in log.kids async for blob in blobs.list(KEYRING, prefix)])
+    async for hidden in each(batches(blobs, names, log.day), hidden_in):
+        count += hidden
+    return count
+
+
 async def batches(blobs: BlobStore, names: Namespace, day: str, *, after: str = "") -> AsyncIterator[BlobInfo]:
     """Yield what a day holds of one account and plugin, but for its deletions, in name order."""
     async for blob in blobs.list(container(day), names.prefix, after=after):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from urllib.request import Request, urlopen
 import openai
 
 from sluicegate.app import Sluicegate
+from sluicegate.audit_cli import PUBLIC, save_receipts
 from sluicegate.errors import StartupError
 from sluicegate.first_run import CREDENTIALS, use_embedded_settings
 from sluicegate.types import utc_now
@@ -42,7 +44,8 @@ def main(root: Path) -> int:
             _look(data)
             _purge_now(endpoint)
         _purge_later(root, data)
-    _say(9, "Done: the server is stopped and its folder removed.")
+        _verify(root, data / "receipts")
+    _say(10, "Done: the server is stopped and its folder removed.")
     return 0
 
 
@@ -112,14 +115,28 @@ def _purge_later(root: Path, data: Path) -> None:
         gate = Sluicegate(root, settings, now=lambda: utc_now() + timedelta(days=CEILING_DAYS))
         try:
             await gate.purge()
+            await save_receipts(gate.receipts, data / "receipts", io.StringIO())
         finally:
             await gate.shutdown()
 
+    day = f"{utc_now():%Y%m%d}"
     settings = {name: value for name, value in os.environ.items() if not name.startswith("SLUICEGATE_")}
     use_embedded_settings(settings, data)
     asyncio.run(purge())
-    left = [path for path in data.rglob("*") if path.is_file() and "ret-" in str(path.relative_to(data))]
-    _show(f"files of retained data and their keys left: {len(left)}")
+    left = [path for path in data.rglob("*") if path.is_file() and f"ret-{day}" in str(path.relative_to(data))]
+    _show(f"files of that day and its keys left: {len(left)}")
+
+
+def _verify(root: Path, folder: Path) -> None:
+    _say(
+        9, "The receipt of that day, checked by a command that is given the receipt and a public key, and nothing else."
+    )
+    receipts = {path: json.loads(path.read_text()) for path in folder.glob("deployment-*.json")}
+    path = max(receipts, key=lambda each: sum(found["bytes"] for found in receipts[each]["removed"]))
+    command = [sys.executable, "-m", "sluicegate", "verify-receipt", str(path), "--key", str(folder / PUBLIC)]
+    said = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout  # noqa: S603 - our own
+    for line in said.splitlines():
+        _show(line)
 
 
 @contextmanager
@@ -150,4 +167,4 @@ def _say(step: int, text: str) -> None:
 
 
 def _show(text: str) -> None:
-    print(f"   {text}", flush=True)
+    print(f"   {text}".rstrip(), flush=True)

@@ -29,7 +29,10 @@ sent the request and to nobody else: it may name a field of that request.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from sluicegate.types import FilterOffsets
 
 
 class SluicegateError(Exception):
@@ -194,12 +197,20 @@ class Refused(SluicegateError):
         results: The verdicts in wire form, such as ``{"custom_blocklists": {"filtered": True, "details": [...]}}``.
             They are merged over those the request or the answer already carries.
         prompt_index: Of several prompts of a completion request, or inputs of an embedding request, the refused one.
+        offsets: From ``post_filter`` in asynchronous mode: which part of the choice is refused.
     """
 
-    def __init__(self, results: Mapping[str, Mapping[str, Any]], *, prompt_index: int = 0) -> None:
+    def __init__(
+        self,
+        results: Mapping[str, Mapping[str, Any]],
+        *,
+        prompt_index: int = 0,
+        offsets: FilterOffsets | None = None,
+    ) -> None:
         super().__init__("content refused by " + ", ".join(sorted(results)))
         self.results = dict(results)
         self.prompt_index = prompt_index
+        self.offsets = offsets
 
 
 class ServiceError(SluicegateError):

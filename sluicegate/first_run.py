@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,7 +34,7 @@ async def write_credentials(gate: Sluicegate, data: Path, endpoint: str) -> Path
     """Make the account and its keys unless they exist, and write ``credentials.json``, readable by its owner only.
 
     Returns:
-        The file; on later starts only its ``endpoint`` changes.
+        The file; on later starts only its ``endpoint`` changes, and its ``api_key`` where that was regenerated.
 
     Raises:
         StartupError: The file and the stored account do not belong together.
@@ -43,7 +43,7 @@ async def write_credentials(gate: Sluicegate, data: Path, endpoint: str) -> Path
     account = await gate.accounts.get(ACCOUNT)
     if path.exists():
         document = _read(path)
-        if account is None and await gate.accounts.by_key(str(document.get("api_key"))) is None:
+        if account is None and await gate.accounts.by_key(str(document.get("operator_key"))) is None:
             raise StartupError(
                 f"{path} names an account that storage does not know; move the file away to make a new one"
             )
@@ -51,14 +51,20 @@ async def write_credentials(gate: Sluicegate, data: Path, endpoint: str) -> Path
         raise StartupError(f"{path} is missing, and keys cannot be read back; restore it or choose another DATA folder")
     else:
         document = await _issue_keys(gate)
-    _write_private(path, json.dumps({**document, "endpoint": endpoint}, indent=2) + "\n")
+        _write_private(path, document)
     if account is None:
         # Last, because what comes before can be done again or gone on with by a start after one that was cut short.
-        for name, model in _deployments(gate).items():
-            with suppress(BlobExists):
-                await gate.deployments.create(ACCOUNT, Deployment(name, model))
-        await gate.accounts.create(ACCOUNT, location=gate.deployment.region)
+        await _create_account(gate)
+    api_key = (await gate.accounts.api_keys(ACCOUNT))["key1"]
+    _write_private(path, {**document, "endpoint": endpoint, "api_key": api_key})
     return path
+
+
+async def _create_account(gate: Sluicegate) -> None:
+    for name, model in _deployments(gate).items():
+        with suppress(BlobExists):
+            await gate.deployments.create(ACCOUNT, Deployment(name, model))
+    await gate.accounts.create(ACCOUNT, location=gate.deployment.region)
 
 
 def _read(path: Path) -> dict[str, object]:
@@ -80,7 +86,7 @@ async def _issue_keys(gate: Sluicegate) -> dict[str, object]:
     return {
         "endpoint": "",
         "account": ACCOUNT,
-        "api_key": await issue(ACCOUNT, Role.CALLER, "key1"),
+        "api_key": "",
         "chat_deployment": "chat" if "chat" in deployments else None,
         "embedding_deployment": "embedding" if "embedding" in deployments else None,
         "operator_key": await issue(ACCOUNT, Role.OPERATOR, "operator"),
@@ -99,11 +105,11 @@ def _first_model(gate: Sluicegate, operation: str) -> str | None:
     return next((model.id for model, _ in gate.plugins.models().values() if operation in model.operations), None)
 
 
-def _write_private(path: Path, text: str) -> None:
+def _write_private(path: Path, document: Mapping[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     new = path.with_suffix(".new")
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
+        file.write(json.dumps(document, indent=2) + "\n")
         file.flush()
         os.fsync(file.fileno())
     os.replace(new, path)

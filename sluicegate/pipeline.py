@@ -150,6 +150,7 @@ class Pipeline:
     async def _filtered(self, call: Call, chunks: AsyncIterator[Chunk], index: int) -> AsyncGenerator[Chunk]:
         """Run one choice through the post-filters."""
         stages = [_Stage(call.plugin, "inference", chunks)]
+        sent: list[str] = []
         async with AsyncExitStack() as stack:
             await _close_with(stack, stream := stages[0].chunks())
             for step in self._stages.post_filter:
@@ -167,16 +168,23 @@ class Pipeline:
             try:
                 async for chunk in stream:
                     # A later filter that goes on after an earlier one failed is not listened to.
-                    if any(stage.failure for stage in stages):
+                    if any(stage.has_failed for stage in stages):
                         break
+                    # What a filter says only to those after it.
+                    if chunk.content_filter_offsets and not chunk.content_filter_results:
+                        continue
+                    sent.append(_content(chunk))
                     yield replace(chunk, index=index) if chunk.index != index else chunk
             except (ApiError, Refused):
                 pass  # The first stage that failed counts, whatever later ones made of it.
             for before, stage in zip([None, *stages], stages, strict=False):
                 if isinstance(stage.failure, Refused) and call.outcome is not Outcome.BLOCKED:
-                    call.record.withheld[index] = stage.withheld(before)
+                    call.record.withheld[index] = stage.withheld(before, "".join(sent))
                     yield Chunk(
-                        index=index, finish_reason="content_filter", content_filter_results=stage.failure.results
+                        index=index,
+                        finish_reason="content_filter",
+                        content_filter_results=stage.failure.results,
+                        content_filter_offsets=stage.failure.offsets,
                     )
                     return
                 if stage.failure:
@@ -272,7 +280,11 @@ class _Source:
 
 
 class _Stage:
-    """One plugin's output of one choice: names who failed, and remembers what passed."""
+    """One plugin's output of one choice: names who failed, and remembers what passed.
+
+    Attributes:
+        failure: What ended it, even if a later filter reads ahead of what it passes on, in a task of its own.
+    """
 
     def __init__(self, plugin: str, hook: str, stream: AsyncIterator[Chunk]) -> None:
         self.plugin = plugin
@@ -280,6 +292,12 @@ class _Stage:
         self.failure: ApiError | Refused | None = None
         self._stream = stream
         self._passed: list[str] = []
+        self._failed_in: asyncio.Task[Any] | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether what was just passed on came after the failure; for the task that reads the last filter."""
+        return self.failure is not None and self._failed_in is asyncio.current_task()
 
     async def chunks(self) -> AsyncGenerator[Chunk]:
         finished = False
@@ -294,19 +312,27 @@ class _Stage:
             if not finished:
                 raise ValueError("an answer without a finish_reason")
         except (ApiError, Refused) as error:
-            self.failure = error
+            self._fail(error)
             raise
         except (Exception, asyncio.CancelledError) as error:
             if not is_failure(error):
                 raise
             log_failure(self.plugin, self.hook, error)
-            self.failure = PluginFailed(self.plugin, self.hook)
-            raise self.failure from None
+            failure = PluginFailed(self.plugin, self.hook)
+            self._fail(failure)
+            raise failure from None
 
-    def withheld(self, before: _Stage | None) -> str:
-        """Return what this stage had read and not let pass."""
+    def withheld(self, before: _Stage | None, sent: str) -> str:
+        """Return what this stage had read and the caller was not sent.
+
+        Where a later filter rewrote what was sent, it is what this stage did not let pass.
+        """
         read = "".join(before._passed) if before else ""
-        return read.removeprefix("".join(self._passed))
+        return read.removeprefix(sent if read.startswith(sent) else "".join(self._passed))
+
+    def _fail(self, failure: ApiError | Refused) -> None:
+        self.failure = failure
+        self._failed_in = asyncio.current_task()
 
 
 def _says_something(chunk: Chunk) -> bool:

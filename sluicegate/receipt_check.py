@@ -199,12 +199,17 @@ def _proves(statement: Mapping[str, Any], entry: Mapping[str, Any], checkpoint: 
         f"{statement['kind']} of {statement['subject']}, {whose}: begun {statement['began']}, stated {statement['time']} "
         f"by {entry['actor']}.",
         *(
-            f"{found['blobs']} blobs, {found['bytes']} bytes, were there at {found['time']}."
+            f"{_counts(found)}, {found['bytes']} bytes, were there at {found['time']}."
             for found in statement["removed"]
         ),
         *(_key_sentence(key) for key in statement["keys"]),
         *(f"Listed afterwards, {what}: {count} found." for what, count in statement["checked"].items()),
     )
+
+
+def _counts(found: Mapping[str, Any]) -> str:
+    blobs = f"{found['blobs']} blobs"
+    return blobs if found["records"] is None else f"{found['records']} records and {blobs}"
 
 
 def _key_sentence(key: Mapping[str, Any]) -> str:

@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from hashlib import sha256
-from typing import Any
+from typing import Any, Protocol
 
 from sluicegate.audit_entries import timestamp
 from sluicegate.errors import PurgeIncomplete
-from sluicegate.services import BlobInfo
 
 NOT_PROVEN = (
     "A receipt shows what this deployment did and saw. It cannot show that the providers of storage and keys, or anyone "
@@ -27,6 +25,10 @@ WITHOUT_KEYS = (
     "No key was destroyed: a copy of the storage that was made before stays readable, to whoever may use its day's key, "
     "until that key is destroyed with the day."
 )
+LATE = (
+    "What other processes were writing meanwhile may have arrived after the listing: no reader shows it, and the next purge "
+    "removes it."
+)
 RECOVERABLE = "Until {until}, whoever may recover deleted keys can make copies of the data readable again."
 
 
@@ -36,7 +38,7 @@ class Kind(StrEnum):
     PURGE_DAY = "purge.day"
     """A day of all accounts; the subject is the day, ``YYYYMMDD``, and the account None."""
     PURGE_ACCOUNT_DAY = "purge.account-day"
-    """A day of one account; the subject is the day."""
+    """What one plugin kept of one account on one day; the subject is ``{day}/{plugin}``."""
     DELETE_RECORD = "delete.record"
     """One record; the subject is its id."""
     DELETE_USER = "delete.user"
@@ -50,7 +52,7 @@ class Found:
     """What was there before the first thing went.
 
     Attributes:
-        names_sha256: From :class:`Tally`; names themselves may say more than a receipt should.
+        names_sha256: From :class:`~sluicegate.day_layout.Tally`; names themselves may say more than a receipt should.
         records: How many records, where that is known.
     """
 
@@ -58,28 +60,6 @@ class Found:
     bytes: int
     names_sha256: str
     records: int | None = None
-
-
-class Tally:
-    """Counts what is about to go, in flat memory.
-
-    ``names_sha256`` is the SHA-256 over ``{container}/{name}``, each followed by a line feed, in the order of the calls:
-    add containers, and their blobs, in name order.
-    """
-
-    def __init__(self) -> None:
-        self._blobs = 0
-        self._bytes = 0
-        self._names = sha256()
-
-    def add(self, container: str, blob: BlobInfo) -> None:
-        self._blobs += 1
-        self._bytes += blob.size
-        self._names.update(f"{container}/{blob.name}\n".encode())
-
-    def found(self, records: int | None = None) -> Found:
-        """Return the counts."""
-        return Found(self._blobs, self._bytes, self._names.hexdigest(), records)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +75,50 @@ class Evidence:
     keys: Mapping[str, bool]
     checked: Mapping[str, int]
     weaknesses: Sequence[str] = ()
+
+
+class Removal(Protocol):
+    """Something that is to go: how to count it, and how to remove it and look whether anything is left."""
+
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def account(self) -> str | None:
+        """Whose it is, or None for all accounts."""
+        ...
+
+    @property
+    def subject(self) -> str: ...
+
+    async def found(self) -> Found:
+        """Count what is there; nothing is changed."""
+        ...
+
+    async def carry_out(self) -> Evidence:
+        """Remove it, keys first, then look for it. Stopped anywhere and run again, it goes on.
+
+        Raises:
+            PurgeIncomplete: Something could not be removed; it names what.
+        """
+        ...
+
+
+class Ledger(Protocol):
+    """Who sees to it that nothing goes without a trace: :class:`sluicegate.receipts.Receipts`."""
+
+    async def certify(self, removal: Removal, found: Found, *, actor: str, reason: str | None = None) -> object:
+        """Carry a removal out, and state that it is complete."""
+        ...
+
+
+class Unrecorded:
+    """A ledger that keeps no trace, and still lets nothing pass that is not complete: for tests and benchmarks."""
+
+    async def certify(self, removal: Removal, found: Found, *, actor: str, reason: str | None = None) -> None:
+        evidence = await removal.carry_out()
+        fates = [KeyFate(name, is_absent, None) for name, is_absent in evidence.keys.items()]
+        check_complete(removal.kind, removal.subject, evidence, fates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +173,12 @@ def check_complete(kind: Kind, subject: str, evidence: Evidence, fates: Sequence
         raise PurgeIncomplete(left)
 
 
-def conclusion(evidence: Evidence, fates: Sequence[KeyFate], weaknesses: Sequence[str]) -> dict[str, Any]:
+def conclusion(kind: Kind, evidence: Evidence, fates: Sequence[KeyFate], weaknesses: Sequence[str]) -> dict[str, Any]:
     """Return the part of a receipt that says how complete the removal is, and what that cannot prove."""
     until = max((fate.recoverable_until for fate in fates if fate.recoverable_until is not None), default=None)
     sentences = [*NOT_PROVEN, WITH_KEYS if fates else WITHOUT_KEYS]
+    if kind in (Kind.DELETE_RECORD, Kind.DELETE_USER, Kind.DELETE_ACCOUNT):
+        sentences.append(LATE)
     if until is not None:
         sentences.append(RECOVERABLE.format(until=timestamp(until)))
     return {

@@ -7,16 +7,16 @@ Each works on one choice. What a filter does must not depend on how the model cu
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from sluicegate.errors import Refused
-from sluicegate.types import Chunk, FilterResults, ToolCall
+from sluicegate.types import Chunk, FilterResults, ToolCall, worst_of
 
 
 async def collect(chunks: AsyncIterator[Chunk]) -> Chunk:
-    """Return a whole choice as one chunk: texts and arguments joined, the last finish reason, merged verdicts."""
+    """Return a whole choice as one chunk: texts and arguments joined, the last finish reason, the worst verdicts."""
     return join([chunk async for chunk in chunks])
 
 
@@ -25,9 +25,9 @@ def join(pieces: Sequence[Chunk]) -> Chunk:
     calls: dict[int, list[ToolCall]] = {}
     for call in (call for piece in pieces for call in piece.tool_calls):
         calls.setdefault(call.index, []).append(call)
-    results: dict[str, Mapping[str, Any]] = {}
+    results: FilterResults = {}
     for piece in pieces:
-        results.update(piece.content_filter_results)
+        results = worst_of(results, piece.content_filter_results)
     return Chunk(
         text="".join(piece.text for piece in pieces),
         index=pieces[-1].index if pieces else 0,
@@ -186,19 +186,19 @@ def _pieces(chunk: Chunk) -> Iterator[tuple[str, str]]:
 def _parts(held: _Waiting) -> Iterator[Chunk]:
     """Yield what may go of a chunk that may not go whole: its pieces, up to and into the first that is held."""
     ends = iter(held.ends)
-    for part in _split(held.chunk):
+    for part in split(held.chunk):
         for name, text in _pieces(part):
             channel, end = next(ends)
             if end > channel.allowed:
                 count = channel.allowed - (end - len(text))
                 if count > 0 and not name.endswith(".name"):
-                    yield _with_text(part, text[:count])
+                    yield with_text(part, text[:count])
                 return
         yield part
 
 
-def _split(chunk: Chunk) -> Iterator[Chunk]:
-    """Yield a chunk's pieces as chunks of their own, in the order of :func:`_pieces`."""
+def split(chunk: Chunk) -> Iterator[Chunk]:
+    """Yield a chunk's text, its refusal, and each tool call's name and arguments as chunks of their own, in this order."""
     if chunk.text:
         yield Chunk(chunk.text, index=chunk.index)
     if chunk.refusal:
@@ -210,7 +210,8 @@ def _split(chunk: Chunk) -> Iterator[Chunk]:
             yield Chunk(tool_calls=(replace(call, id=None, name=None),), index=chunk.index)
 
 
-def _with_text(piece: Chunk, text: str) -> Chunk:
+def with_text(piece: Chunk, text: str) -> Chunk:
+    """Return one of the chunks of :func:`split` with another text in place of its own."""
     if piece.tool_calls:
         return replace(piece, tool_calls=(replace(piece.tool_calls[0], arguments=text),))
     return replace(piece, refusal=text) if piece.refusal else replace(piece, text=text)

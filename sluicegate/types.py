@@ -18,6 +18,34 @@ from sluicegate.requests import Request
 
 FilterResults: TypeAlias = Mapping[str, Mapping[str, Any]]
 """Verdicts by category in Azure's wire form: ``{"hate": {"filtered": False, "severity": "safe"}}``."""
+_SEVERITIES = ("safe", "low", "medium", "high")
+
+
+def worst_of(one: FilterResults, other: FilterResults) -> FilterResults:
+    """Return the verdicts on a text whose parts got these: of each category the worse one, with the details of both."""
+    if not (one and other):
+        return one or other
+    both = {category: _worse(one[category], other[category]) for category in one if category in other}
+    return {**one, **other, **both}
+
+
+def _worse(one: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, Any]:
+    if one == other:
+        return one
+    worse = max(one, other, key=_badness)
+    lists = {
+        name: value for name, value in other.items() if isinstance(value, list) and isinstance(one.get(name), list)
+    }
+    return {
+        **worse,
+        **{name: one[name] + [item for item in more if item not in one[name]] for name, more in lists.items()},
+    }
+
+
+def _badness(result: Mapping[str, Any]) -> tuple[bool, bool, int]:
+    severity = result.get("severity")
+    level = _SEVERITIES.index(severity) if severity in _SEVERITIES else -1
+    return bool(result.get("filtered")), bool(result.get("detected")), level
 
 
 TextSource: TypeAlias = Literal["prompt", "completion", "document"]
@@ -116,6 +144,21 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class FilterOffsets:
+    """Which part of prompt and choice verdicts are about, in characters from the start of the prompt.
+
+    Attributes:
+        check_offset: What is before it is vetted by every filter; it never decreases.
+        start_offset: Where the part begins.
+        end_offset: Where it ends, exclusive.
+    """
+
+    check_offset: int
+    start_offset: int
+    end_offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of an answer; an answer is a stream of them.
 
@@ -127,7 +170,8 @@ class Chunk:
         logprobs: In the operation's form: chat ``{"content": [...]}``, completions ``{"tokens": [...], ...}``. They describe
             the chunk's own text, so a filter that changes ``text`` must drop them.
         finish_reason: ``stop``, ``length``, ``tool_calls`` or ``content_filter`` on a choice's last chunk.
-        content_filter_results: Verdicts on the text released so far.
+        content_filter_results: Verdicts on the chunk's text, and on what was vetted with it.
+        content_filter_offsets: In asynchronous mode, what the verdicts are about; such a chunk says nothing else.
         usage: Of the whole request, cumulative; the last one counts. The core takes it off before filters run.
         prompt_filter_results: Verdicts by prompt index; from an upstream they are its own, and the core merges them with
             the request's before it sends them in a chunk of their own.
@@ -140,6 +184,7 @@ class Chunk:
     logprobs: Mapping[str, Any] | None = None
     finish_reason: str | None = None
     content_filter_results: FilterResults = field(default_factory=dict)
+    content_filter_offsets: FilterOffsets | None = None
     usage: Usage | None = None
     prompt_filter_results: Mapping[int, FilterResults] | None = None
 

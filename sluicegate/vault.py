@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from sluicegate.batch_writer import Writer
@@ -28,18 +29,19 @@ from sluicegate.day_layout import (
     container,
     day_of,
     days_in,
-    delete_all,
     due,
     has_ended,
     is_day,
-    is_empty,
     key_name,
+    purged,
     stored_days,
 )
-from sluicegate.deletion import Deletion, DeletionLog, batches, remove
-from sluicegate.errors import BlobChanged, BlobNotFound, KeyUnavailable, PurgeIncomplete, ServiceError
+from sluicegate.day_removal import DayOfStore, WholeDay
+from sluicegate.deletion import Deletion, DeletionLog, batches, count_hidden, read_head, remove
+from sluicegate.errors import BlobChanged, BlobNotFound, PurgeIncomplete, SealBroken, ServiceError, SluicegateError
 from sluicegate.group_commit import GroupCommit
 from sluicegate.reading import Reader, Record
+from sluicegate.removals import Ledger, Unrecorded
 from sluicegate.services import BlobStore, KeyService, check_names
 from sluicegate.types import Expired, OfAccount, OfRecord, OfUser, Purged, Scope, utc_now
 
@@ -59,6 +61,8 @@ DAYS_AHEAD = 2
 IN_FLIGHT = 4
 MAX_BATCH_BYTES = 4 << 20
 MAX_RECORD_BYTES = 256 << 20
+TIMER = "timer/purge"
+"""Who purges, in the audit log."""
 _STORES = 10_000
 _RECORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=@+-]{0,199}")
 _USER = re.compile(r"[0-9a-f]{64}")
@@ -75,9 +79,11 @@ class Store:
         account: str,
         plugin: str,
         in_flight: int,
+        ledger: Ledger,
     ) -> None:
         self._blobs = blobs
         self._clock = clock
+        self._ledger = ledger
         self._names = Namespace(account, plugin)
         self._reader = Reader(blobs, keys, self._names)
         self._writer = Writer(blobs, keys, clock, self._names)
@@ -150,14 +156,14 @@ class Store:
         ``Expired`` takes every day's records whose oldest is about to be ``days`` old at ``scope.now``, or as old as the
         account allows if that is less. A day is due an hour before that, and never before it has ended. Wrapped keys go
         first, so an interrupted purge leaves nothing readable behind what it reached. A batch that another process is
-        writing as the day ends may arrive after this; the next purge finds it.
+        writing as the day ends may arrive after this; the next purge finds it. Each day gets a receipt.
 
         ``OfRecord``, ``OfUser`` and ``OfAccount`` take what was kept before, and what is being written now. As soon as
         that is recorded, before anything is removed, no reader shows it. It is out of storage when this returns, but for
         batches that arrive from other processes later: those are never shown, and
         ``Vault.finish_deletions`` removes them. What such a user or account keeps from then on stays, except that
         another process may need 30 seconds to know of the deletion: what it keeps until then may go as well.
-        A record's deletion is for good.
+        A record's deletion is for good. Whoever asked for it gets the receipt, for all plugins.
 
         Args:
             days: 1 to 30.
@@ -179,20 +185,54 @@ class Store:
         await log.refresh()
         return await remove(self._blobs, self._names, log) if log.last else Purged()
 
+    async def finish_all_deletions(self) -> None:
+        """Remove what deletions of any day hide and what came too late for them."""
+        for day in await stored_days(self._blobs):
+            await self.finish_deletions(day)
+
     def forget(self, day: str) -> None:
         """Drop this process's data key of a day."""
         self._writer.forget(day)
+
+    def removal(self, day: str) -> DayOfStore:
+        """Return the removal of a day, for whoever finishes one that was interrupted."""
+        return DayOfStore(self._blobs, self._names, day, lambda: self.forget(day))
+
+    async def count(self, scope: OfRecord | OfUser | OfAccount, tally: Tally) -> None:
+        """Note what is there of a scope, day by day; blobs for an account, records for a record or an end user."""
+        for day in await stored_days(self._blobs):
+            if isinstance(scope, OfAccount):
+                async for blob in self._blobs.list(KEYRING, self._names.ring(day)):
+                    tally.note(Gone(KEYRING, blob.name, blob.size))
+            mark = self._names.mark(scope.user, day) if isinstance(scope, OfUser) else ""
+            async for blob in batches(self._blobs, self._names, day):
+                if isinstance(scope, OfAccount):
+                    tally.note(Gone(container(day), blob.name, blob.size))
+                    continue
+                with suppress(BlobNotFound, SealBroken):  # What cannot be read is told by the deletion itself.
+                    for entry in (await read_head(self._blobs, day, blob)).index:
+                        if entry.record == scope.id if isinstance(scope, OfRecord) else entry.user == mark:
+                            tally.note(Gone(container(day), blob.name, entry.length, 1, entry.record))
+
+    async def count_hidden(self) -> int:
+        """Return how many blobs and records there are that deletions hide, or that might hide something."""
+        hidden = 0
+        for day in await stored_days(self._blobs):
+            log = DeletionLog(self._blobs, self._names, day)
+            await log.refresh()
+            if log.last:
+                hidden += await count_hidden(self._blobs, self._names, log)
+        return hidden
 
     async def _expire(self, now: datetime, days: int) -> Purged:
         gone: list[Purged] = []
         for day in await stored_days(self._blobs):
             if due(day, days) <= now:
-                self.forget(day)
-                ring = await delete_all(self._blobs, KEYRING, self._names.ring(day))
-                # What deletions hide goes before they do.
-                blobs = await delete_all(self._blobs, container(day), self._names.prefix, last=self._names.deletions)
-                if ring.blobs or blobs.blobs:
-                    gone += (Purged((day,)), ring, blobs)
+                removal = self.removal(day)
+                found = await removal.found()
+                if found.blobs:
+                    await self._ledger.certify(removal, found, actor=TIMER)
+                    gone.append(purged(found, (day,)))
         return combined(gone)
 
     async def _delete(self, scope: OfRecord | OfUser | OfAccount) -> Purged:
@@ -259,6 +299,7 @@ class Vault:
     Args:
         clock: Returns the present, aware.
         in_flight: Writes at once per account and plugin; see ``GroupCommit``.
+        ledger: Who gives receipts for days that go.
     """
 
     def __init__(
@@ -268,11 +309,13 @@ class Vault:
         *,
         clock: Callable[[], datetime] = utc_now,
         in_flight: int = IN_FLIGHT,
+        ledger: Ledger | None = None,
     ) -> None:
         self._blobs = blobs
         self._keys = keys
         self._clock = clock
         self._in_flight = in_flight
+        self._ledger = ledger or Unrecorded()
         self._stores: OrderedDict[tuple[str, str], Store] = OrderedDict()
 
     def store(self, account: str, plugin: str) -> Store:
@@ -282,7 +325,7 @@ class Vault:
             check_names(KEYRING, f"{account}/{plugin}")
             if "/" in account + plugin:
                 raise ValueError("an account's and a plugin's name are one segment each")
-            found = Store(self._blobs, self._keys, self._clock, account, plugin, self._in_flight)
+            found = Store(self._blobs, self._keys, self._clock, account, plugin, self._in_flight, self._ledger)
             self._stores[account, plugin] = found
             if len(self._stores) > _STORES:
                 # Whoever still holds it goes on; a newer one has data keys of its own.
@@ -355,54 +398,59 @@ class Vault:
         """Return the days that have reached 30 days and are not gone, oldest first."""
         return tuple(await self._days_that(lambda day: ceiling(day) <= now))
 
+    def removal(self, day: str) -> WholeDay:
+        """Return the removal of a day of all accounts, for whoever finishes one that was interrupted."""
+        return WholeDay(self._blobs, self._keys, day, lambda: self._forget(day))
+
+    async def is_due(self, day: str, now: datetime) -> bool:
+        """Return whether a day may go: it has reached the ceiling, or it has ended and nothing is left of it."""
+        return due(day, CEILING_DAYS) <= now or (has_ended(day, now) and await self._holds_nothing(day))
+
+    async def destroy_recoverable(self, now: datetime) -> None:
+        """Try again to destroy the keys of past days that could only be deleted.
+
+        Their receipts say until when they can be recovered; where nothing better is possible, nothing is said again.
+        """
+        for day in await self._recoverable(days_in(await self._keys.names("ret-"))):
+            if has_ended(day, now):
+                await self._keys.destroy(key_name(day))
+
+    def _forget(self, day: str) -> None:
+        for store in self._stores.values():
+            store.forget(day)
+
     async def _days_that(self, have_passed: Callable[[str], bool]) -> list[str]:
         """Return the days of which anything is left, oldest first; ``have_passed`` holds for every day before one it holds for."""
-        days = {*await stored_days(self._blobs), *days_in(await self._keys.names("ret-"))}
-        passed = {day for day in days if have_passed(day)}
+        passed = {day for day in await stored_days(self._blobs) if have_passed(day)}
         async for blob in self._blobs.list(KEYRING):
             day = blob.name.partition("/")[0]
             if is_day(day):
                 if not have_passed(day):
                     break
                 passed.add(day)
-        return sorted(passed)
+        keys = {day for day in days_in(await self._keys.names("ret-")) if have_passed(day)} - passed
+        return sorted(passed | keys - await self._recoverable(keys))
+
+    async def _recoverable(self, days: Iterable[str]) -> set[str]:
+        """Return the days whose keys are deleted, though the key service can still bring them back."""
+        return {day for day in days if await self._keys.recoverable_until(key_name(day)) is not None}
 
     async def _destroy(self, days: Iterable[str]) -> Purged:
         gone: list[Purged] = []
         left: list[str] = []
         for day in days:
-            for store in self._stores.values():
-                store.forget(day)
             try:
-                gone.append(await self._destroy_day(day))
+                removal = self.removal(day)
+                found = await removal.found()
+                await self._ledger.certify(removal, found, actor=TIMER)
+                gone.append(purged(found, (day,)))
             except PurgeIncomplete as error:
                 left += error.left
-            except ServiceError as error:
+            except SluicegateError as error:
                 left.append(f"{day}: {type(error).__name__}")
         if left:
             raise PurgeIncomplete(left)
         return combined(gone)
-
-    async def _destroy_day(self, day: str) -> Purged:
-        """Key first: from then on every copy is unreadable, even if the rest is interrupted."""
-        try:
-            key_is_gone = await self._keys.destroy(key_name(day))
-        except KeyUnavailable:
-            key_is_gone = False
-        ring = await delete_all(self._blobs, KEYRING, f"{day}/")
-        tally = Tally()
-        async for blob in self._blobs.list(container(day)):
-            tally.note(Gone(container(day), blob.name, blob.size))
-        await self._blobs.drop(container(day))
-        await delete_all(self._blobs, PENDING, f"{day}/")
-        left = {
-            "its key": not key_is_gone or key_name(day) in await self._keys.names(key_name(day)),
-            "wrapped keys": not await is_empty(self._blobs, KEYRING, f"{day}/"),
-            "ciphertext": container(day) in await self._blobs.containers(container(day)),
-        }
-        if any(left.values()):
-            raise PurgeIncomplete(f"{day}: {what}" for what, is_left in left.items() if is_left)
-        return combined((ring, tally.purged((day,))))
 
     async def _holds_nothing(self, day: str) -> bool:
         """Deletions have nothing to hide where there is nothing else."""

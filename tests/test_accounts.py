@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import json
@@ -71,9 +72,9 @@ async def test_an_account_of_that_name_is_not_replaced(accounts):
     assert await accounts.get("contoso") == created
 
 
-@pytest.mark.parametrize("name", ["", "Contoso", "con_toso", "-contoso", "a/b", "..", "a" * 64, "contoso\n"])
+@pytest.mark.parametrize("name", ["", "Contoso", "con toso", "-contoso", "a/b", "..", "a.", "a" * 65, "contoso\n"])
 async def test_a_name_that_is_no_account_name_is_neither_created_nor_looked_up(accounts, blobs, name):
-    with pytest.raises(ValueError, match="use lower-case letters, digits and hyphens"):
+    with pytest.raises(ValueError, match="use lower-case letters, digits and _"):
         await accounts.create(name, location="local")
 
     assert await accounts.get(name) is None
@@ -121,9 +122,10 @@ async def test_only_a_hash_of_a_key_is_stored_or_remembered(accounts, blobs):
 async def test_the_secret_that_hashes_end_users_is_stored_wrapped(accounts, blobs, keys):
     created = await contoso(accounts)
 
-    [data] = (await stored(blobs)).values()
-    assert created.user_key not in data
-    assert created.user_key.hex().encode() not in data
+    everything = b"".join((await stored(blobs)).values())
+    assert created.user_key not in everything
+    assert created.user_key.hex().encode() not in everything
+    assert base64.b64encode(created.user_key) not in everything
     await keys.destroy("accounts")
     with pytest.raises(KeyNotFound):
         await Accounts(blobs, keys).get("contoso")
@@ -278,6 +280,78 @@ async def test_changes_at_once_lose_nothing(accounts, blobs, keys):
 
     document = json.loads((await blobs.get("accounts", "account/contoso")).data)
     assert (document["retention_days"], document["deleted"]) == (3, True)
+
+
+# --- the two API keys of an account ----------------------------------------------------------------------------------
+
+
+async def test_an_account_has_two_keys_that_can_be_read_again_and_are_stored_nowhere(accounts, blobs, keys):
+    await contoso(accounts)
+
+    found = await accounts.api_keys("contoso")
+
+    assert found.keys() == {"key1", "key2"}
+    assert len(set(found.values())) == 2
+    assert await Accounts(blobs, keys).api_keys("contoso") == found
+    everything = b"".join((await stored(blobs)).values()) + "".join(await stored(blobs)).encode()
+    for name, api_key in found.items():
+        assert await accounts.by_key(api_key) == Principal("contoso", Role.CALLER, name)
+        assert api_key.encode() not in everything
+
+
+async def test_a_key_is_replaced_while_the_other_goes_on(accounts):
+    await contoso(accounts)
+    before = await accounts.api_keys("contoso")
+    assert await accounts.by_key(before["key1"]) is not None
+
+    await accounts.regenerate_key("contoso", "key1")
+
+    after = await accounts.api_keys("contoso")
+    assert await accounts.by_key(before["key1"]) is None
+    assert await accounts.by_key(after["key1"]) == Principal("contoso", Role.CALLER, "key1")
+    assert after["key2"] == before["key2"]
+    assert await accounts.by_key(before["key2"]) is not None
+
+
+async def test_a_key_that_was_replaced_ends_in_other_processes_within_the_stated_time(accounts, blobs, keys, elapse):
+    await contoso(accounts)
+    other = Accounts(blobs, keys)
+    before = await accounts.api_keys("contoso")
+    assert await other.by_key(before["key1"]) is not None
+
+    await accounts.regenerate_key("contoso", "key1")
+    elapse(module.CACHE_S)
+
+    assert await other.by_key(before["key1"]) is None
+
+
+async def test_a_replaced_key_is_dead_even_if_its_hash_is_still_stored(accounts, blobs, monkeypatch):
+    await contoso(accounts)
+    before = await accounts.api_keys("contoso")
+
+    async def stopped(*_, **__):
+        raise StorageUnavailable("stopped")
+
+    monkeypatch.setattr(blobs, "delete", stopped)
+    with suppress(StorageUnavailable):
+        await accounts.regenerate_key("contoso", "key1")
+    accounts._principals.forget(hashlib.sha256(before["key1"].encode()).hexdigest())
+
+    assert await accounts.by_key(before["key1"]) is None
+    assert await accounts.by_key((await accounts.api_keys("contoso"))["key1"]) is not None
+
+
+async def test_the_keys_of_a_deleted_account_are_dead(accounts, blobs, keys):
+    await contoso(accounts)
+    api_keys = await accounts.api_keys("contoso")
+
+    await accounts.delete("contoso")
+
+    assert await Accounts(blobs, keys).by_key(api_keys["key1"]) is None
+    with pytest.raises(BlobNotFound):
+        await accounts.api_keys("contoso")
+    with pytest.raises(BlobNotFound):
+        await accounts.regenerate_key("contoso", "key1")
 
 
 # --- people of a directory -------------------------------------------------------------------------------------------

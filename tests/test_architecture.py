@@ -32,6 +32,7 @@ PUBLIC = {
     "sluicegate.testing",
     "sluicegate.types",
     "sluicegate.vault",
+    "sluicegate.vetting",
 }
 """What plugins may import of Sluicegate; everything else may change without notice."""
 HOOKS = {name: hook for name, hook in vars(Hooks).items() if hasattr(hook, "sluicegate_spec")}

@@ -451,10 +451,12 @@ def test_the_demo_tells_its_story_to_the_end():
     status, printed, said = run("demo", deployment=None)
 
     assert (status, said) == (0, "")
-    assert re.findall(r"^(\d)\. ", printed, re.MULTILINE) == list("123456789")
+    assert re.findall(r"^(\d+)\. ", printed, re.MULTILINE) == [str(number) for number in range(1, 11)]
     assert "HTTP 400, code content_filter" in printed
     assert re.search(r"files that hold the words .*: 0$", printed, re.MULTILINE)
-    assert "files of retained data and their keys left: 0" in printed
+    assert "files of that day and its keys left: 0" in printed
+    assert re.search(r"^ +VERIFIED: receipt [0-9a-f-]+$", printed, re.MULTILINE)
+    assert re.search(r"The key ret-\d{8} was destroyed and was absent afterwards", printed)
 
 
 def test_the_version():

@@ -9,10 +9,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import httpx
 import pytest
 
+from sluicegate import Refused, Source
+from sluicegate.policies import ContentFilter, Policy
+from sluicegate.testing import check_plugin, post_filtered
 from tests.wire.cues import user
 from tests.wire.serving import ROOT, Server, copy_of_the_product, environment
 
@@ -36,6 +40,19 @@ def run(command: list[str], folder: Path) -> str:
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
+
+
+async def test_the_example_of_vetting_holds_back_what_it_finds():
+    module = ModuleType("no_darn", "As the page says.")
+    exec(compile(examples("docs/writing-plugins.md")["plugins/no_darn.py"], "no_darn", "exec"), vars(module))
+    policy = Policy("strict", filters=(ContentFilter("Profanity", Source.COMPLETION),))
+    check_plugin(module)
+
+    with pytest.raises(Refused) as refused:
+        await post_filtered(module, "Oh darn it.", policy=policy)
+
+    assert refused.value.results == {"profanity": {"filtered": True, "detected": True}}
+    assert await post_filtered(module, "Oh dear.", policy=policy) == "Oh dear."
 
 
 def test_the_readme_has_its_examples():

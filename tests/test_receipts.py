@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from sluicegate.audit import Audit
 from sluicegate.audit_cli import add_commands, save_receipts, verify_receipt_command
 from sluicegate.audit_entries import Event
+from sluicegate.day_layout import Gone, Tally
 from sluicegate.errors import BlobChanged, BlobNotFound, PurgeIncomplete, SealBroken, StorageUnavailable
 from sluicegate.receipt_check import MAX_BYTES, NotVerified, verify_receipt
 from sluicegate.receipts import CONTAINER, OWED, Receipts
-from sluicegate.removals import NOT_PROVEN, WITH_KEYS, WITHOUT_KEYS, Evidence, Found, Kind, Tally
-from sluicegate.services import BlobInfo
+from sluicegate.removals import NOT_PROVEN, WITH_KEYS, WITHOUT_KEYS, Evidence, Found, Kind
 from sluicegate.testing import FrozenClock, MemoryKeys, MemoryStorage
 from tests.test_audit import Crash, Mortal, Watched
 
@@ -417,7 +417,7 @@ async def test_a_purge_that_dies_at_any_call_gets_one_receipt_with_the_counts_fr
             await receipts.issue(owed, GONE)
         tally = Tally()
         async for blob in blobs.list("ret-20260101"):
-            tally.add("ret-20260101", blob)
+            tally.note(Gone("ret-20260101", blob.name, blob.size))
         if "ret-20260101" in await keys.names("ret-") or "ret-20260101" in await blobs.containers("ret-"):
             owed = await receipts.begin(Kind.PURGE_DAY, None, "20260101", tally.found(), actor="timer/purge")
             await remove(blobs, keys)
@@ -498,11 +498,14 @@ async def test_a_damaged_note_of_what_is_owed_is_named(receipts, blobs):
 
 def test_a_tally_counts_and_hashes_names_in_order():
     tally = Tally()
-    tally.add("ret-20260101", BlobInfo("contoso/a", 3))
-    tally.add("ret-20260101", BlobInfo("contoso/b", 4))
+    tally.note(Gone("ret-20260101", "contoso/a", 3))
+    tally.note(Gone("ret-20260101", "contoso/b", 4))
+    records = Tally(counts_records=True)
+    records.note(Gone("ret-20260101", "contoso/a", 3, 1, "one"))
 
     expected = hashlib.sha256(b"ret-20260101/contoso/a\nret-20260101/contoso/b\n").hexdigest()
-    assert tally.found(9) == Found(2, 7, expected, 9)
+    assert tally.found() == Found(2, 7, expected)
+    assert records.found() == Found(0, 3, hashlib.sha256(b"ret-20260101/contoso/a one\n").hexdigest(), 1)
     assert Tally().found() == Found(0, 0, hashlib.sha256().hexdigest())
 
 

@@ -1,11 +1,14 @@
 import logging
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from plugins import local_folder
 from sluicegate import retention
+from sluicegate.audit import Audit
 from sluicegate.errors import KeyUnavailable, PluginFailed, PurgeIncomplete, StorageUnavailable
+from sluicegate.receipts import Receipts
 from sluicegate.testing import FrozenClock, MemoryKeys, MemoryStorage
 from sluicegate.types import Expired, OfAccount, OfRecord, OfUser, Purged
 from sluicegate.vault import Vault
@@ -66,29 +69,34 @@ def keys():
 
 
 @pytest.fixture
-def vault(blobs, keys, clock):
-    return Vault(blobs, keys, clock=clock)
+def receipts(blobs, keys, clock):
+    return Receipts(blobs, keys, Audit(blobs, keys, origin="log", clock=clock), clock=clock)
+
+
+@pytest.fixture
+def vault(blobs, keys, clock, receipts):
+    return Vault(blobs, keys, clock=clock, ledger=receipts)
 
 
 async def old_keys(keys, now):
     """Return the keys of days before today; those from today on are made by each run."""
-    return tuple(name for name in await keys.names() if name < f"ret-{now:%Y%m%d}")
+    return tuple(name for name in await keys.names("ret-") if name < f"ret-{now:%Y%m%d}")
 
 
 async def kept(vault, account, plugin):
     return [record.id async for record in vault.store(account, plugin).records()]
 
 
-async def test_each_plugin_purges_each_account_by_its_own_settings(vault, keys):
+async def test_each_plugin_purges_each_account_by_its_own_settings(vault, keys, receipts):
     for account in ("contoso", "fabrikam"):
         for plugin in ("brief", "long"):
             await vault.store(account, plugin).keep("one", b"")
     now = NEW_YEAR + 3 * DAY
     plugins = Plugins(brief=1, long=20)
 
-    summary = await retention.purge(vault, plugins, Accounts("contoso", "fabrikam"), now=now)
+    summary = await retention.purge(vault, plugins, Accounts("contoso", "fabrikam"), receipts, now=now)
 
-    assert plugins.called == [(name, Expired(now)) for name in ("brief", "long", "brief", "long")]
+    assert Counter(plugins.called) == {("brief", Expired(now)): 2, ("long", Expired(now)): 2}
     assert (summary.plugins["brief"].days, summary.plugins["brief"].blobs) == (("20260101",), 4)
     assert (summary.overdue, summary.plugins["long"], summary.empty) == (Purged(), Purged(), Purged())
     assert [await kept(vault, account, "brief") for account in ("contoso", "fabrikam")] == [[], []]
@@ -96,11 +104,11 @@ async def test_each_plugin_purges_each_account_by_its_own_settings(vault, keys):
     assert await old_keys(keys, now) == ("ret-20260101",)
 
 
-async def test_a_day_that_no_plugin_has_anything_left_of_loses_its_key(vault, blobs, keys):
+async def test_a_day_that_no_plugin_has_anything_left_of_loses_its_key(vault, blobs, keys, receipts):
     await vault.store("contoso", "brief").keep("one", b"")
     now = NEW_YEAR + 3 * DAY
 
-    summary = await retention.purge(vault, Plugins(brief=1), Accounts("contoso"), now=now)
+    summary = await retention.purge(vault, Plugins(brief=1), Accounts("contoso"), receipts, now=now)
 
     assert summary.empty.days == ("20260101",)
     assert (await blobs.containers("ret-"), await old_keys(keys, now)) == ((), ())
@@ -109,12 +117,12 @@ async def test_a_day_that_no_plugin_has_anything_left_of_loses_its_key(vault, bl
 @pytest.mark.parametrize(
     "plugins", [Plugins(), Plugins(keeper=PluginFailed("keeper", "purge"))], ids=["gone", "broken"]
 )
-async def test_the_ceiling_asks_neither_plugins_nor_accounts(vault, blobs, keys, plugins):
+async def test_the_ceiling_asks_neither_plugins_nor_accounts(vault, blobs, keys, plugins, receipts):
     await vault.store("deleted", "keeper").keep("one", b"")
     now = NEW_YEAR + 30 * DAY - HOUR
 
     try:
-        await retention.purge(vault, plugins, Accounts("contoso"), now=now)
+        await retention.purge(vault, plugins, Accounts("contoso"), receipts, now=now)
     except PurgeIncomplete as error:
         assert error.left == ("plugin 'keeper', account 'contoso' (PluginFailed)",)  # noqa: PT017 - one of two cases
 
@@ -122,14 +130,14 @@ async def test_the_ceiling_asks_neither_plugins_nor_accounts(vault, blobs, keys,
     assert (await blobs.containers("ret-"), await old_keys(keys, now)) == ((), ())
 
 
-async def test_a_plugin_that_fails_stops_neither_others_nor_what_follows(vault, keys):
+async def test_a_plugin_that_fails_stops_neither_others_nor_what_follows(vault, keys, receipts):
     for account in ("contoso", "fabrikam"):
         await vault.store(account, "sound").keep("one", b"")
     plugins = Plugins(broken=PluginFailed("broken", "purge"), sound=1)
     now = NEW_YEAR + 3 * DAY
 
     with pytest.raises(PurgeIncomplete) as caught:
-        await retention.purge(vault, plugins, Accounts("contoso", "fabrikam"), now=now)
+        await retention.purge(vault, plugins, Accounts("contoso", "fabrikam"), receipts, now=now)
 
     assert caught.value.left == (
         "plugin 'broken', account 'contoso' (PluginFailed)",
@@ -138,11 +146,11 @@ async def test_a_plugin_that_fails_stops_neither_others_nor_what_follows(vault, 
     assert await old_keys(keys, now) == ()
 
 
-async def test_an_unexpected_failure_is_logged_without_its_message(vault, caplog):
+async def test_an_unexpected_failure_is_logged_without_its_message(vault, caplog, receipts):
     plugins = Plugins(broken=KeyError(CANARY))
 
     with caplog.at_level(logging.DEBUG), pytest.raises(PurgeIncomplete) as caught:
-        await retention.purge(vault, plugins, Accounts("contoso"), now=NEW_YEAR)
+        await retention.purge(vault, plugins, Accounts("contoso"), receipts, now=NEW_YEAR)
 
     assert caught.value.left == ("plugin 'broken', account 'contoso' (KeyError)",)
     assert "KeyError" in caplog.text
@@ -150,7 +158,7 @@ async def test_an_unexpected_failure_is_logged_without_its_message(vault, caplog
     assert CANARY not in caplog.text + str(caught.value)
 
 
-async def test_a_ceiling_that_fails_does_not_stop_plugins(clock, keys):
+async def test_a_ceiling_that_fails_does_not_stop_plugins(clock, keys, receipts):
     class Stuck(MemoryStorage):
         async def drop(self, container):
             raise StorageUnavailable("stuck")
@@ -163,14 +171,14 @@ async def test_a_ceiling_that_fails_does_not_stop_plugins(clock, keys):
     now = NEW_YEAR + 30 * DAY
 
     with pytest.raises(PurgeIncomplete) as caught:
-        await retention.purge(vault, Plugins(keeper=2), Accounts("contoso"), now=now)
+        await retention.purge(vault, Plugins(keeper=2), Accounts("contoso"), receipts, now=now)
 
     assert "20260101: StorageUnavailable" in caught.value.left
     assert await kept(vault, "contoso", "keeper") == []
     assert await old_keys(keys, now) == ()
 
 
-async def test_accounts_that_cannot_be_listed_fail_the_run_after_the_ceiling(vault, keys):
+async def test_accounts_that_cannot_be_listed_fail_the_run_after_the_ceiling(vault, keys, receipts):
     class Unlisted:
         async def names(self):
             raise StorageUnavailable("no route")
@@ -179,20 +187,27 @@ async def test_accounts_that_cannot_be_listed_fail_the_run_after_the_ceiling(vau
     now = NEW_YEAR + 30 * DAY
 
     with pytest.raises(PurgeIncomplete, match=r"listing the accounts \(StorageUnavailable\)"):
-        await retention.purge(vault, Plugins(keeper=30), Unlisted(), now=now)
+        await retention.purge(vault, Plugins(keeper=30), Unlisted(), receipts, now=now)
     assert await old_keys(keys, now) == ()
 
 
-async def test_a_second_run_finds_nothing_to_do(vault):
+async def test_a_second_run_finds_nothing_to_do(vault, receipts):
     await vault.store("contoso", "keeper").keep("one", b"")
-    run = {"plugins": Plugins(keeper=3), "accounts": Accounts("contoso"), "now": NEW_YEAR + 4 * DAY}
+    run = {
+        "plugins": Plugins(keeper=3),
+        "accounts": Accounts("contoso"),
+        "receipts": receipts,
+        "now": NEW_YEAR + 4 * DAY,
+    }
 
     await retention.purge(vault, **run)
 
-    assert await retention.purge(vault, **run) == retention.Summary(Purged(), {"keeper": Purged()}, Purged(), Purged())
+    assert await retention.purge(vault, **run) == retention.Summary(
+        0, Purged(), Purged(), {"keeper": Purged()}, Purged(), Purged()
+    )
 
 
-async def test_hourly_runs_keep_every_record_for_nearly_its_days_and_never_longer(vault, clock):
+async def test_hourly_runs_keep_every_record_for_nearly_its_days_and_never_longer(vault, clock, receipts):
     plugins, accounts = Plugins(keeper=3), Accounts("contoso")
     store = vault.store("contoso", "keeper")
     clock.now = NEW_YEAR
@@ -201,7 +216,7 @@ async def test_hourly_runs_keep_every_record_for_nearly_its_days_and_never_longe
         record = f"r{hour}"
         await store.keep(record, b"")
         written[record] = clock.now
-        await retention.purge(vault, plugins, accounts, now=clock.now)
+        await retention.purge(vault, plugins, accounts, receipts, now=clock.now)
         for found in await kept(vault, "contoso", "keeper"):
             seen[found] = clock.now - written[found]
         clock.advance(HOUR)
@@ -212,25 +227,25 @@ async def test_hourly_runs_keep_every_record_for_nearly_its_days_and_never_longe
 
 
 @pytest.mark.parametrize(("plugin", "account", "days"), [(20, 3, 3), (3, 20, 3), (30, 30, 30), (1, 30, 1), (30, 1, 1)])
-async def test_the_account_or_the_plugin_says_how_long_whichever_is_less(vault, plugin, account, days):
+async def test_the_account_or_the_plugin_says_how_long_whichever_is_less(vault, plugin, account, days, receipts):
     await vault.store("contoso", "keeper").keep("one", b"")
     accounts, plugins = Accounts(contoso=account), Plugins(keeper=plugin)
     end = NEW_YEAR + max(days * DAY - HOUR, DAY)
 
-    await retention.purge(vault, plugins, accounts, now=end - timedelta(microseconds=1))
+    await retention.purge(vault, plugins, accounts, receipts, now=end - timedelta(microseconds=1))
     assert await kept(vault, "contoso", "keeper") == ["one"]
-    await retention.purge(vault, plugins, accounts, now=end)
+    await retention.purge(vault, plugins, accounts, receipts, now=end)
     assert await kept(vault, "contoso", "keeper") == []
 
 
-async def test_fewer_days_count_for_what_is_there_already(vault):
+async def test_fewer_days_count_for_what_is_there_already(vault, receipts):
     await vault.store("contoso", "keeper").keep("one", b"")
     accounts, plugins, now = Accounts(contoso=30), Plugins(keeper=30), NEW_YEAR + 5 * DAY
 
-    await retention.purge(vault, plugins, accounts, now=now)
+    await retention.purge(vault, plugins, accounts, receipts, now=now)
     assert await kept(vault, "contoso", "keeper") == ["one"]
     accounts.days["contoso"] = 2
-    await retention.purge(vault, plugins, accounts, now=now)
+    await retention.purge(vault, plugins, accounts, receipts, now=now)
     assert await kept(vault, "contoso", "keeper") == []
 
 
@@ -240,7 +255,7 @@ async def test_days_beyond_the_ceiling_are_refused_by_the_store_too(vault, days)
         await vault.store("contoso", "keeper").purge(Expired(NEW_YEAR, days))
 
 
-async def test_an_account_whose_days_cannot_be_read_is_purged_by_the_plugins(vault):
+async def test_an_account_whose_days_cannot_be_read_is_purged_by_the_plugins(vault, receipts):
     class Unread(Accounts):
         async def retention_days(self, name):
             raise ValueError("31 days")
@@ -248,56 +263,56 @@ async def test_an_account_whose_days_cannot_be_read_is_purged_by_the_plugins(vau
     await vault.store("contoso", "keeper").keep("one", b"")
 
     with pytest.raises(PurgeIncomplete, match=r"reading account 'contoso' \(ValueError\)"):
-        await retention.purge(vault, Plugins(keeper=2), Unread("contoso"), now=NEW_YEAR + 3 * DAY)
+        await retention.purge(vault, Plugins(keeper=2), Unread("contoso"), receipts, now=NEW_YEAR + 3 * DAY)
     assert await kept(vault, "contoso", "keeper") == []
 
 
-async def test_nothing_stays_of_a_deleted_account(vault, clock):
+async def test_nothing_stays_of_a_deleted_account(vault, clock, receipts):
     for account in ("contoso", "fabrikam"):
         for plugin in ("keeper", "former"):
             await vault.store(account, plugin).keep("one", b"")
     accounts = Accounts(contoso=0, fabrikam=30)
 
-    await retention.purge(vault, Plugins(keeper=30), accounts, now=clock.now)
+    await retention.purge(vault, Plugins(keeper=30), accounts, receipts, now=clock.now)
     assert [await kept(vault, "contoso", plugin) for plugin in ("keeper", "former")] == [[], []]
     assert [await kept(vault, "fabrikam", plugin) for plugin in ("keeper", "former")] == [["one"], ["one"]]
     await vault.store("contoso", "keeper").keep("late", b"")
-    await retention.purge(vault, Plugins(keeper=30), accounts, now=clock.now)
+    await retention.purge(vault, Plugins(keeper=30), accounts, receipts, now=clock.now)
     assert await kept(vault, "contoso", "keeper") == []
 
 
 @pytest.mark.parametrize("scope", [OfRecord("one"), OfUser("a1" * 32), OfAccount()])
-async def test_a_deletion_asks_every_plugin_and_takes_what_former_ones_left(vault, scope):
+async def test_a_deletion_asks_every_plugin_and_takes_what_former_ones_left(vault, scope, receipts):
     for account in ("contoso", "fabrikam"):
         for plugin in ("keeper", "former"):
             await vault.store(account, plugin).keep("one", b"", user="a1" * 32)
     plugins = Plugins(keeper=30)
 
-    purged = await retention.delete(vault, plugins, "contoso", scope)
+    deleted = await retention.delete(vault, plugins, receipts, "contoso", scope, actor="contoso/key1")
 
     assert plugins.called == [("keeper", scope)]
-    assert {plugin: bool(gone.blobs) for plugin, gone in purged.items()} == {"keeper": True, "former": True}
+    assert {plugin: bool(gone.blobs) for plugin, gone in deleted.plugins.items()} == {"keeper": True, "former": True}
     assert [await kept(vault, "contoso", plugin) for plugin in ("keeper", "former")] == [[], []]
     assert [await kept(vault, "fabrikam", plugin) for plugin in ("keeper", "former")] == [["one"], ["one"]]
 
 
-async def test_a_plugin_that_cannot_delete_stops_no_other(vault):
+async def test_a_plugin_that_cannot_delete_stops_no_other(vault, receipts):
     for plugin in ("broken", "sound"):
         await vault.store("contoso", plugin).keep("one", b"")
     plugins = Plugins(broken=PluginFailed("broken", "purge"), sound=30)
 
     with pytest.raises(PurgeIncomplete) as caught:
-        await retention.delete(vault, plugins, "contoso", OfRecord("one"))
+        await retention.delete(vault, plugins, receipts, "contoso", OfRecord("one"), actor="contoso/key1")
 
     assert caught.value.left == ("plugin 'broken', account 'contoso' (PluginFailed)",)
     assert await kept(vault, "contoso", "sound") == []
 
 
-async def test_the_timer_finishes_deletions(vault, blobs, keys, clock):
+async def test_the_timer_finishes_deletions(vault, blobs, keys, clock, receipts):
     await vault.store("contoso", "keeper").purge(OfRecord("late"))
     await Vault(blobs, keys, clock=clock).store("contoso", "keeper").keep("late", b"")
 
-    summary = await retention.purge(vault, Plugins(keeper=30), Accounts("contoso"), now=clock.now)
+    summary = await retention.purge(vault, Plugins(keeper=30), Accounts("contoso"), receipts, now=clock.now)
 
     assert (summary.late.blobs, summary.late.records) == (1, 1)
 
@@ -310,15 +325,15 @@ async def test_the_timer_finishes_deletions(vault, blobs, keys, clock):
     ],
     ids=["new year", "leap day"],
 )
-async def test_each_run_makes_the_keys_of_today_and_two_days_ahead(vault, keys, now, names):
+async def test_each_run_makes_the_keys_of_today_and_two_days_ahead(vault, keys, now, names, receipts):
     for _ in range(2):
-        await retention.purge(vault, Plugins(), Accounts("contoso"), now=now)
+        await retention.purge(vault, Plugins(), Accounts("contoso"), receipts, now=now)
 
         assert await keys.names() == names
 
 
-async def test_what_is_kept_tomorrow_goes_under_the_key_that_was_made_today(vault, keys, clock):
-    await retention.purge(vault, Plugins(), Accounts("contoso"), now=clock.now)
+async def test_what_is_kept_tomorrow_goes_under_the_key_that_was_made_today(vault, keys, clock, receipts):
+    await retention.purge(vault, Plugins(), Accounts("contoso"), receipts, now=clock.now)
     before = await keys.wrap("ret-20260102", bytes(32))
     clock.advance(DAY)
 
@@ -328,7 +343,7 @@ async def test_what_is_kept_tomorrow_goes_under_the_key_that_was_made_today(vaul
     assert await kept(vault, "contoso", "keeper") == ["one"]
 
 
-async def test_keys_that_cannot_be_made_fail_the_run_and_stop_nothing_else(blobs, clock):
+async def test_keys_that_cannot_be_made_fail_the_run_and_stop_nothing_else(blobs, clock, receipts):
     class Full(MemoryKeys):
         async def create(self, name):
             if name > "ret-20260101":
@@ -341,6 +356,6 @@ async def test_keys_that_cannot_be_made_fail_the_run_and_stop_nothing_else(blobs
     now = NEW_YEAR + 30 * DAY
 
     with pytest.raises(PurgeIncomplete, match=r"making keys ahead \(KeyUnavailable\)"):
-        await retention.purge(vault, Plugins(keeper=1), Accounts("contoso"), now=now)
+        await retention.purge(vault, Plugins(keeper=1), Accounts("contoso"), receipts, now=now)
 
     assert (await blobs.containers("ret-"), await keys.names()) == ((), ())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sluicegate.errors import Refused
 from sluicegate.streams import StopAt, by_word, collect, hold_back
 from sluicegate.testing import check_chunking, plugin_of, post_filtered
-from sluicegate.types import Chunk, ToolCall
+from sluicegate.types import Chunk, ToolCall, worst_of
 
 VERDICT = {"test": {"filtered": True}}
 FINISH = Chunk(finish_reason="stop")
@@ -78,6 +78,64 @@ async def test_collecting_joins_texts_arguments_and_verdicts():
 
 async def test_collecting_nothing_gives_an_empty_chunk():
     assert await collect(stream()) == Chunk()
+
+
+# --- the worst verdicts ----------------------------------------------------------------------------------------------
+
+
+def test_of_two_verdicts_the_worse_counts_with_the_details_of_both():
+    one = {
+        "hate": {"filtered": False, "severity": "low"},
+        "custom_blocklists": {"filtered": False, "details": []},
+        "protected_material_code": {"filtered": False, "detected": True, "citation": {"URL": "u", "license": "MIT"}},
+        "only": {"filtered": False, "detected": False},
+    }
+    other = {
+        "hate": {"filtered": False, "severity": "safe"},
+        "custom_blocklists": {"filtered": True, "details": [{"filtered": True, "id": "names"}]},
+        "protected_material_code": {"filtered": False, "detected": False},
+        "error": {"code": "content_filter_error", "message": "The contents are not filtered"},
+    }
+
+    assert (
+        worst_of(one, other)
+        == worst_of(other, one)
+        == {
+            "hate": one["hate"],
+            "custom_blocklists": other["custom_blocklists"],
+            "protected_material_code": one["protected_material_code"],
+            "only": one["only"],
+            "error": other["error"],
+        }
+    )
+
+
+RESULTS = st.dictionaries(
+    st.sampled_from(["hate", "custom_blocklists"]),
+    st.fixed_dictionaries(
+        {"filtered": st.booleans()},
+        optional={
+            "severity": st.sampled_from(["safe", "low", "medium", "high"]),
+            "details": st.lists(st.sampled_from(["a", "b", "c"]), unique=True),
+        },
+    ),
+)
+
+
+@given(RESULTS, RESULTS, RESULTS)
+def test_it_makes_no_difference_which_parts_are_joined_first(one, other, third):
+    def told(results):
+        return {name: (result["filtered"], result.get("severity")) for name, result in results.items()}
+
+    assert told(worst_of(worst_of(one, other), third)) == told(worst_of(one, worst_of(other, third)))
+
+
+async def test_collecting_keeps_the_worst_verdict_though_a_better_one_follows():
+    low, safe = ({"hate": {"filtered": False, "severity": severity}} for severity in ("low", "safe"))
+
+    whole = await collect(stream(Chunk("a", content_filter_results=low), Chunk("b", content_filter_results=safe)))
+
+    assert whole.content_filter_results == low
 
 
 # --- by_word ---------------------------------------------------------------------------------------------------------

@@ -634,7 +634,7 @@ async def test_a_key_that_is_not_proven_gone_is_reported_and_the_rest_still_goes
     vault = Vault(blobs, keys, clock=clock)
     await vault.store("contoso", "keeper").keep("one", CANARY)
 
-    with pytest.raises(PurgeIncomplete, match="20260101: its key"):
+    with pytest.raises(PurgeIncomplete, match="20260101: key ret-20260101"):
         await vault.purge_overdue(NEW_YEAR + 30 * DAY)
     assert await everything(blobs) == {}
     assert await vault.overdue(NEW_YEAR + 30 * DAY) == ("20260101",)
@@ -648,7 +648,7 @@ async def test_a_key_that_could_be_recovered_is_reported(blobs, clock):
     vault = Vault(blobs, Recoverable(), clock=clock)
     await vault.store("contoso", "keeper").keep("one", CANARY)
 
-    with pytest.raises(PurgeIncomplete, match="20260101: its key"):
+    with pytest.raises(PurgeIncomplete, match="20260101: key ret-20260101"):
         await vault.purge_overdue(NEW_YEAR + 30 * DAY)
 
 
@@ -660,7 +660,7 @@ async def test_a_key_service_that_cannot_be_reached_does_not_keep_the_ciphertext
     vault = Vault(blobs, Unreachable(), clock=clock)
     await vault.store("contoso", "keeper").keep("one", CANARY)
 
-    with pytest.raises(PurgeIncomplete, match="20260101: its key"):
+    with pytest.raises(PurgeIncomplete, match="20260101: key ret-20260101"):
         await vault.purge_overdue(NEW_YEAR + 30 * DAY)
     assert await everything(blobs) == {}
 
@@ -673,11 +673,11 @@ async def test_a_key_that_claims_to_be_gone_is_looked_for(blobs, clock):
     vault = Vault(blobs, Liar(), clock=clock)
     await vault.store("contoso", "keeper").keep("one", CANARY)
 
-    with pytest.raises(PurgeIncomplete, match="20260101: its key"):
+    with pytest.raises(PurgeIncomplete, match="20260101: key ret-20260101"):
         await vault.purge_overdue(NEW_YEAR + 30 * DAY)
 
 
-@pytest.mark.parametrize(("lie", "left"), [("delete", "wrapped keys"), ("drop", "ciphertext")])
+@pytest.mark.parametrize(("lie", "left"), [("delete", "keyring 20260101/"), ("drop", "container ret-20260101")])
 async def test_what_storage_claims_to_have_deleted_is_looked_for(keys, clock, lie, left):
     class Liar(MemoryStorage):
         async def delete(self, container, name, **options):

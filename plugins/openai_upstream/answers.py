@@ -10,7 +10,7 @@ from pydantic_core import from_json
 from sluicegate import Chunk, ToolCall, Usage
 
 from . import failures
-from .verdicts import verdicts
+from .verdicts import offsets, verdicts
 
 _WRONG_SHAPE = (AttributeError, KeyError, TypeError, ValueError)
 
@@ -122,6 +122,7 @@ def _chunk(
         logprobs=choice.get("logprobs") or None,
         finish_reason=_text(choice["finish_reason"], required=True) if end else None,
         content_filter_results=verdicts(choice.get("content_filter_results")),
+        content_filter_offsets=offsets(choice.get("content_filter_offsets")),
         usage=usage,
     )
 

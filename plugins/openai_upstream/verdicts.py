@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sluicegate import FilterResults
+from sluicegate import FilterOffsets, FilterResults
 
 VERDICT_FIELDS = frozenset(
     {"filtered", "detected", "severity", "details", "citation", "sub_categories", "code", "message"}
@@ -22,6 +22,16 @@ def verdicts(results: Any) -> FilterResults:
         category: verdict if isinstance(verdict, dict) and verdict.keys() <= VERDICT_FIELDS else _known(verdict)
         for category, verdict in results.items()
     }
+
+
+def offsets(given: Any) -> FilterOffsets | None:
+    """Return which part of the answer an upstream's asynchronous verdicts are about; None where it does not say."""
+    if not given:
+        return None
+    places = [given["check_offset"], given["start_offset"], given["end_offset"]]
+    if not all(isinstance(place, int) for place in places):
+        raise TypeError("offsets")
+    return FilterOffsets(*places)
 
 
 def _known(verdict: Any) -> Mapping[str, Any]:

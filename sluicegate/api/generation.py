@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from sluicegate.api.encoding import encode
 from sluicegate.api.sse import closing
 from sluicegate.requests import GenerationRequest
-from sluicegate.types import Chunk, FilterResults, Usage
+from sluicegate.types import Chunk, FilterOffsets, FilterResults, Usage, worst_of
 
 DONE = b"data: [DONE]\n\n"
 
@@ -103,6 +103,7 @@ class Frames:
         logprobs: Mapping[str, Any] | None = None,
         finish_reason: str | None = None,
         results: FilterResults | None = None,
+        offsets: FilterOffsets | None = None,
     ) -> bytes:
         """Return a frame of one choice; ``content`` is its first member, such as ``"text":"a"``."""
         parts = [self._heads.get(index) or self._head_of(index), content, b',"logprobs":']
@@ -110,6 +111,8 @@ class Frames:
         parts.append(b',"finish_reason":' + encode(finish_reason) if finish_reason else b',"finish_reason":null')
         if self._annotations:
             parts += (b',"content_filter_results":', encode(results) if results else b"{}")
+            if offsets:
+                parts.append(b',"content_filter_offsets":' + encode(asdict(offsets)))
         parts.append(b"}]")
         if self._padded and not finish_reason:
             parts.append(b',"obfuscation":"%b"' % _padding(len(content) - len(self._nothing)))
@@ -120,16 +123,23 @@ class Frames:
         self, chunk: Chunk, content: bytes | None, logprobs: Mapping[str, Any] | None, finish_reason: str | None
     ) -> list[bytes]:
         """Return a chunk's frames: what it says, and the end of its choice when it is the last."""
-        results = chunk.content_filter_results
+        results, offsets = chunk.content_filter_results, chunk.content_filter_offsets
         written = []
         if content or (not finish_reason and (logprobs or results)):
-            written.append(self.choice(chunk.index, content or self._nothing, logprobs=logprobs, results=results))
+            written.append(
+                self.choice(chunk.index, content or self._nothing, logprobs=logprobs, results=results, offsets=offsets)
+            )
             logprobs = None
             # The end repeats a verdict only where the verdict is the reason.
             results = results if finish_reason == "content_filter" else {}
         if finish_reason:
             end = self.choice(
-                chunk.index, self._nothing, logprobs=logprobs, finish_reason=finish_reason, results=results
+                chunk.index,
+                self._nothing,
+                logprobs=logprobs,
+                finish_reason=finish_reason,
+                results=results,
+                offsets=offsets,
             )
             written.append(end)
         return written
@@ -161,13 +171,13 @@ async def collected(
 ) -> bytes:
     """Return the whole answer as one JSON body; ``chunks`` is closed, and whatever it raises is passed on."""
     choices = [new_choice() for _ in range(request.choices)]
-    verdicts: list[dict[str, Any]] = [{} for _ in choices]
+    verdicts: list[FilterResults] = [{} for _ in choices]
     usage: Usage | None = None
     async with closing(chunks):
         async for chunk in chunks:
             usage = chunk.usage or usage
             choices[chunk.index].add(chunk)
-            verdicts[chunk.index].update(chunk.content_filter_results)
+            verdicts[chunk.index] = worst_of(verdicts[chunk.index], chunk.content_filter_results)
     body = envelope.fields(kind)
     body["choices"] = [choice.fields(index) for index, choice in enumerate(choices)]
     if envelope.annotations:

@@ -1,13 +1,14 @@
 """The operations for officers: read, export and delete what is retained of their account, and see who did.
 
-Every one of them is an entry in the audit log before it does anything, and content is read only for a stated reason:
-the query parameter ``reason``, a reference such as a ticket's number.
+Whatever touches content is an entry in the audit log before it does anything, and is done only for a stated reason: the query
+parameter ``reason``, a reference such as a ticket's number. Audit log, receipts and checkpoints hold no content.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -19,7 +20,7 @@ from sluicegate.accounts import Account
 from sluicegate.api.data_plane import answered
 from sluicegate.app import Sluicegate
 from sluicegate.audit_entries import Event
-from sluicegate.errors import InvalidRequest, NotFound
+from sluicegate.errors import BlobNotFound, InvalidRequest, NotFound
 from sluicegate.export import export as export_lines
 from sluicegate.plugins import log_failure
 from sluicegate.types import OfAccount, OfRecord, OfUser, Principal, Role
@@ -56,7 +57,7 @@ class _Incoming:
             raise InvalidRequest("No plugin of this deployment retains under that name.", param="plugin")
         return name, self.gate.vault.store(self.account.name, name)
 
-    async def note(self, action: str, subject: str | None) -> None:
+    async def note(self, action: str, subject: str | None) -> Event:
         """Write who does what, to what, and why; nothing happens unless this is durable."""
         reason = self.query("reason")
         if not reason:
@@ -72,6 +73,7 @@ class _Incoming:
                 param="reason",
             ) from None
         await self.gate.audit.append(event)
+        return event
 
 
 _Work: TypeAlias = Callable[[_Incoming], Awaitable[Response]]
@@ -123,9 +125,18 @@ async def delete_retained(gate: Sluicegate, http: HttpRequest) -> Response:
     async def work(incoming: _Incoming) -> Response:
         scope = _scope(incoming)
         subject = scope.id if isinstance(scope, OfRecord) else scope.user if isinstance(scope, OfUser) else None
-        await incoming.note("retained.delete", subject)
-        purged = await retention.delete(gate.vault, gate.plugins, incoming.account.name, scope)
-        return JSONResponse({"deleted": True, "plugins": {name: asdict(each) for name, each in purged.items()}})
+        event = await incoming.note("retained.delete", subject)
+        deleted = await retention.delete(
+            gate.vault,
+            gate.plugins,
+            gate.receipts,
+            incoming.account.name,
+            scope,
+            actor=event.actor,
+            reason=event.reason,
+        )
+        plugins = {name: asdict(each) for name, each in deleted.plugins.items()}
+        return JSONResponse({"deleted": True, "receipt": deleted.receipt.id, "plugins": plugins})
 
     return await _governed(gate, http, work)
 
@@ -156,6 +167,52 @@ async def list_audit(gate: Sluicegate, http: HttpRequest) -> Response:
             if len(entries) > limit:
                 break
         return JSONResponse({"object": "list", "data": entries[:limit], "has_more": len(entries) > limit})
+
+    return await _governed(gate, http, work)
+
+
+async def list_receipts(gate: Sluicegate, http: HttpRequest) -> Response:
+    """List the receipts of the account and those of all accounts, newest first: ``limit``, ``after`` (a ``last_id``)."""
+
+    async def work(incoming: _Incoming) -> Response:
+        limit, after = incoming.limit(), incoming.query("after") or ""
+        of_both = [
+            await gate.receipts.list(account, limit=limit + 1, after=after) for account in (incoming.account.name, None)
+        ]
+        found = sorted((receipt for receipts in of_both for receipt in receipts), key=lambda receipt: receipt.id)
+        page = found[:limit]
+        return JSONResponse(
+            {
+                "object": "list",
+                "data": [receipt.document for receipt in page],
+                "has_more": len(found) > limit,
+                "last_id": page[-1].id if page else None,
+            }
+        )
+
+    return await _governed(gate, http, work)
+
+
+async def get_receipt(gate: Sluicegate, http: HttpRequest) -> Response:
+    """Return one receipt of the account or of all accounts, byte by byte what ``verify-receipt`` takes."""
+
+    async def work(incoming: _Incoming) -> Response:
+        for account in (incoming.account.name, None):
+            with suppress(BlobNotFound):
+                receipt = await gate.receipts.get(account, http.path_params["receipt"])
+                return Response(receipt.data, media_type="application/json")
+        raise NotFound("There is no such receipt.", param="receipt")
+
+    return await _governed(gate, http, work)
+
+
+async def get_checkpoint(gate: Sluicegate, http: HttpRequest) -> Response:
+    """Return a checkpoint of the whole audit log, signed now, and the public key that checks it and newer receipts."""
+
+    async def work(_: _Incoming) -> Response:
+        checkpoint = await gate.audit.checkpoint()
+        public_key = await gate.audit.key.public(checkpoint.key_id)
+        return JSONResponse({"checkpoint": checkpoint.document, "public_key": public_key})
 
     return await _governed(gate, http, work)
 

@@ -5,7 +5,7 @@ from types import MappingProxyType
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from sluicegate import Chunk, ToolCall, Usage
+from sluicegate import Chunk, FilterOffsets, ToolCall, Usage
 from sluicegate.api.chat import collect, events
 from tests.api.support import ENVELOPE, HATE, SAFE, answer, chat, frames, joined, sdk
 
@@ -386,3 +386,25 @@ async def test_a_collected_answer_is_closed_when_it_fails():
     with pytest.raises(IndexError):
         await collect(failing(), chat(), ENVELOPE)
     assert closed == [True]
+
+
+async def test_verdicts_that_follow_their_text_are_frames_with_offsets_that_say_nothing():
+    annotation = Chunk(content_filter_results=SAFE, content_filter_offsets=FilterOffsets(2, 2, 4))
+    violation = Chunk(
+        finish_reason="content_filter",
+        content_filter_results=HATE,
+        content_filter_offsets=FilterOffsets(4, 3, 9),
+    )
+
+    received = await frames(events(answer(Chunk("Hi"), annotation, violation), chat(stream=True), ENVELOPE))
+
+    told, end = (frame["choices"][0] for frame in received[-3:-1])
+    assert told == {"delta": {}} | {
+        "index": 0,
+        "logprobs": None,
+        "finish_reason": None,
+        "content_filter_results": SAFE,
+        "content_filter_offsets": {"check_offset": 2, "start_offset": 2, "end_offset": 4},
+    }
+    assert (end["finish_reason"], end["content_filter_results"]) == ("content_filter", HATE)
+    assert end["content_filter_offsets"] == {"check_offset": 4, "start_offset": 3, "end_offset": 9}

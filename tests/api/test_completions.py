@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from openai.types import Completion
 
-from sluicegate import Chunk, Usage
+from sluicegate import Chunk, FilterOffsets, Usage
 from sluicegate.api.completions import collect, events
 from tests.api.support import ENVELOPE, HATE, SAFE, answer, completion, frames, joined, sdk
 
@@ -94,3 +94,25 @@ async def test_the_sdk_reads_a_collected_answer():
     received = await client.completions.create(model="m", prompt="hi")
 
     assert received.choices[0].text == "Hi"
+
+
+async def test_verdicts_that_follow_their_text_are_frames_with_offsets_that_say_nothing():
+    annotation = Chunk(content_filter_results=SAFE, content_filter_offsets=FilterOffsets(2, 2, 4))
+    violation = Chunk(
+        finish_reason="content_filter",
+        content_filter_results=HATE,
+        content_filter_offsets=FilterOffsets(4, 3, 9),
+    )
+
+    received = await frames(events(answer(Chunk("Hi"), annotation, violation), completion(stream=True), ENVELOPE))
+
+    told, end = (frame["choices"][0] for frame in received[-3:-1])
+    assert told == {"text": ""} | {
+        "index": 0,
+        "logprobs": None,
+        "finish_reason": None,
+        "content_filter_results": SAFE,
+        "content_filter_offsets": {"check_offset": 2, "start_offset": 2, "end_offset": 4},
+    }
+    assert (end["finish_reason"], end["content_filter_results"]) == ("content_filter", HATE)
+    assert end["content_filter_offsets"] == {"check_offset": 4, "start_offset": 3, "end_offset": 9}

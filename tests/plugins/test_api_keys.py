@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from plugins import api_keys
-from sluicegate import Principal, Role, Unauthorized
+from sluicegate import Forbidden, Principal, Role, Unauthorized
 from sluicegate.accounts import Accounts
 from sluicegate.testing import MemoryKeys, MemoryStorage, check_plugin
 
@@ -80,3 +80,13 @@ async def test_an_absurdly_long_key_is_refused_without_being_looked_up():
 async def test_a_key_with_letters_outside_ascii_is_refused(accounts):
     with pytest.raises(Unauthorized):
         await api_keys.authenticate({"api-key": "caf\u00e9"}, accounts)
+
+
+async def test_keys_are_refused_where_the_account_wants_tokens_only(accounts):
+    await accounts.create("fabrikam", location="local", resource={"properties": {"disableLocalAuth": True}})
+    keys = await accounts.api_keys("fabrikam")
+
+    with pytest.raises(Forbidden, match="Key based authentication is disabled") as refused:
+        await api_keys.authenticate({"api-key": keys["key1"]}, accounts)
+
+    assert refused.value.code == "AuthenticationTypeDisabled"

@@ -27,6 +27,7 @@ from sluicegate import (
     Chunk,
     CompletionRequest,
     EmbeddingRequest,
+    FilterOffsets,
     InvalidRequest,
     Model,
     ModelUnavailable,
@@ -537,7 +538,8 @@ async def test_text_in_fields_that_no_filter_reads_is_not_passed_on(upstream, co
 
 
 async def test_verdicts_of_the_asynchronous_filter_count_though_they_come_after_the_text(upstream, configured):
-    late = {"index": 0, "finish_reason": None, "content_filter_results": SAFE, "content_filter_offsets": {}}
+    places = {"check_offset": 8, "start_offset": 8, "end_offset": 13}
+    late = {"index": 0, "finish_reason": None, "content_filter_results": SAFE, "content_filter_offsets": places}
     hit = {"hate": {"filtered": True, "severity": "high"}}
     annotation = {"id": "", "object": "", "created": 0, "model": ""}
     upstream.answers(
@@ -555,8 +557,8 @@ async def test_verdicts_of_the_asynchronous_filter_count_though_they_come_after_
 
     assert got[1:] == [
         Chunk("Hello"),
-        Chunk(content_filter_results=SAFE),
-        Chunk(content_filter_results=hit),
+        Chunk(content_filter_results=SAFE, content_filter_offsets=FilterOffsets(8, 8, 13)),
+        Chunk(content_filter_results=hit, content_filter_offsets=FilterOffsets(8, 8, 13)),
         Chunk(finish_reason="content_filter"),
     ]
 
