@@ -9,7 +9,7 @@ Source: atifaziz/NCrontab, which Azure's host uses.
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from cronsim import CronSim, CronSimError
 
@@ -19,7 +19,7 @@ _TIME_SPAN = re.compile(r"(?:(\d+)\.)?([01]?\d|2[0-3]):([0-5]?\d)(?::([0-5]?\d))
 
 
 def next_run(schedule: str, after: datetime) -> datetime:
-    """Return the first moment later than ``after`` at which the schedule is due.
+    """Return the first moment later than ``after`` at which the schedule is due, in its time zone.
 
     Args:
         schedule: NCRONTAB, or ``[d.]hh:mm[:ss]``, which counts from ``after``.
@@ -33,7 +33,7 @@ def next_run(schedule: str, after: datetime) -> datetime:
     if span := _TIME_SPAN.fullmatch(schedule):
         days, hours, minutes, seconds = (int(part or 0) for part in span.groups())
         if every := timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds):
-            return after + every
+            return (after.astimezone(UTC) + every).astimezone(after.tzinfo)
     raise ValueError(f"schedule {schedule!r} is neither NCRONTAB nor a time span such as 00:05:00")
 
 

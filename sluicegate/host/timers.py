@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Protocol
 
 from sluicegate.errors import StartupError
@@ -43,7 +43,7 @@ class WallClock:
     async def sleep_until(self, moment: datetime) -> None:
         # In pieces, because the event loop's clock stands still while the machine is suspended.
         while True:
-            left = (moment - self.now()).total_seconds()
+            left = (moment - self.now().astimezone(UTC)).total_seconds()
             if left <= 0:
                 return
             await asyncio.sleep(min(left, 60))
@@ -127,10 +127,14 @@ class Timers:
             started = self._clock.now()
             # Shielded: the end of the schedule does not cut the current run off.
             await asyncio.shield(self.begin(function, past_due=started - due > LATE))
-            due = self._next_after(function, max(due, started))
+            due = self._next_after(function, max(due, started).astimezone(started.tzinfo))
 
     def _next_after(self, function: TimerFunction, moment: datetime) -> datetime:
+        """Return when a function is due, in UTC: of two times in one zone, Python compares what the hands of the clock show.
+
+        When clocks go back and an hour comes twice, that is an hour off.
+        """
         try:
-            return next_run(function.schedule, moment)
+            return next_run(function.schedule, moment).astimezone(UTC)
         except ValueError as error:
             raise StartupError(f"function {function.name}: {error}") from None

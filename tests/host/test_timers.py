@@ -1,12 +1,13 @@
 import asyncio
 import dataclasses
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from sluicegate.errors import StartupError
 from sluicegate.host.functions import TimerFunction
-from sluicegate.host.timers import Timers
+from sluicegate.host.timers import Timers, WallClock
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 GRACE = timedelta(seconds=30)
@@ -204,3 +205,39 @@ async def test_a_run_that_outlasts_the_grace_period_is_cancelled(clock, function
 async def test_a_schedule_that_cannot_be_used_stops_the_app_by_name(clock, function):
     with pytest.raises(StartupError, match="function purge: schedule 'daily'"):
         Timers([dataclasses.replace(function, schedule="daily")], None, clock)
+
+
+@pytest.mark.parametrize("schedule", ["0 */10 * * * *", "00:10:00"])
+async def test_an_hour_that_comes_twice_is_an_hour_like_any_other(function, schedule):
+    berlin = ZoneInfo("Europe/Berlin")
+    start = datetime(2026, 10, 24, 23, 30, tzinfo=UTC)
+    clock = HandClock(start.astimezone(berlin))
+    runs = asyncio.Queue()
+
+    async def fire(function, past_due):
+        runs.put_nowait((clock.time.astimezone(UTC), past_due))
+
+    timers = Timers([dataclasses.replace(function, schedule=schedule)], fire, clock)
+    timers.start()
+    for number in range(1, 16):
+        due = await clock.asked_for.get()
+        assert due == start + timedelta(minutes=10 * number)
+        clock.wake(due.astimezone(berlin))
+        assert await runs.get() == (due, False)
+    await timers.stop(GRACE)
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+async def test_the_clock_of_the_system_waits_for_the_right_one_of_two_equal_times(fold):
+    berlin = ZoneInfo("Europe/Berlin")
+    now = datetime(2026, 10, 25, 2, 30, fold=fold, tzinfo=berlin)
+
+    class Standing(WallClock):
+        def now(self):
+            return now
+
+    waits = asyncio.ensure_future(Standing(berlin).sleep_until(datetime(2026, 10, 25, 2, 0, fold=1, tzinfo=berlin)))
+    await asyncio.wait({waits}, timeout=0)
+
+    assert waits.done() is (fold == 1)
+    waits.cancel()

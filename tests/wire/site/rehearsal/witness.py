@@ -1,13 +1,14 @@
 """Keeps nothing, but tells the test of every exchange, once the plugins before it have kept it.
 
-It says ``kept OUTCOME ID``, and ``kept OUTCOME of NAME`` for each name in the request's messages.
+It says ``kept OUTCOME ID``, and ``kept OUTCOME of NAME`` for each name in the request's messages; and of the timer ``purged``,
+and by the minute ``purged at YYYY-MM-DD HH:MM``.
 """
 
 import logging
 import os
 
 from rehearsal.cues import tell
-from sluicegate import Purged, hookimpl
+from sluicegate import Expired, Purged, hookimpl
 
 
 @hookimpl
@@ -30,6 +31,8 @@ async def retain(exchange):
 
 
 @hookimpl
-async def purge():
+async def purge(scope):
     tell("purged")
+    if isinstance(scope, Expired):
+        tell(f"purged at {scope.now:%Y-%m-%d %H:%M}")
     return Purged()
