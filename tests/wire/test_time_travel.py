@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +13,7 @@ import httpx
 import pytest
 
 from tests.wire.conftest import raw
-from tests.wire.serving import Server
+from tests.wire.serving import ROOT, Server, environment
 from tests.wire.shifted import SETTING, Clock
 
 REASON = {"reason": "ticket 4711"}
@@ -69,39 +71,59 @@ def retained(officer: httpx.Client, day: str | None = None) -> set[str]:
     return {record["id"] for record in found.json()["data"]}
 
 
-def named(folder: Path, day: str) -> list[Path]:
-    return [path for path in folder.rglob("*") if day in str(path.relative_to(folder))]
+def kept_of_day_0(data: Path) -> list[str]:
+    """Return what there is of the first day in storage and keys; the checkpoint of the audit log has no content."""
+    names = [str(path.relative_to(data)) for path in data.glob("*/**/*") if path.is_file()]
+    return [name for name in names if "20260115" in name and not name.startswith("storage/audit-checkpoints/")]
+
+
+def run(*arguments: object, **settings: str) -> str:
+    """Run the command line, and return what it prints."""
+    command = [sys.executable, "-m", *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment("full", **settings), capture_output=True, text=True, check=True
+    )
+    return done.stdout
 
 
 def test_what_was_kept_on_day_0_is_gone_on_day_30_by_the_timer_and_no_backup_brings_it_back(
-    server, officer, say, clock, cues
+    server, officer, say, clock, cues, tmp_path
 ):
     first, told = say()
     assert timedelta() <= told - DAY_0 < timedelta(minutes=1)
-    storage = server.data / "storage"
-    backup = Path(shutil.copytree(storage / "ret-20260115", server.data / "backup"))
-    ring = Path(shutil.copytree(storage / "keyring" / "20260115", server.data / "ring"))
+    backup = {name: (server.data / name).read_bytes() for name in kept_of_day_0(server.data)}
+    in_storage = {name: data for name, data in backup.items() if name.startswith("storage/")}
+    assert len(in_storage) == len(backup) - 1 == 2
 
     clock.move(datetime(2026, 2, 13, 22, 30, tzinfo=UTC))
     cues.told("purged at 2026-02-13 22:30")
     assert retained(officer) == {first}
-    assert named(server.data, "20260115")
+    assert kept_of_day_0(server.data)
 
     clock.move(datetime(2026, 2, 13, 23, 30, tzinfo=UTC))
     cues.told("purged at 2026-02-13 23:30")
     assert retained(officer) == set()
     assert officer.get(f"/governance/retained/{first}").status_code == 404
-    assert named(storage, "20260115") == []
-    assert named(server.data / "keys", "20260115") == []
+    assert kept_of_day_0(server.data) == []
 
     last, _ = say()
     assert retained(officer) == {last}
     assert httpx.get(f"{server.endpoint}/healthz").json()["status"] == "ok"
-
     server.stop()
-    shutil.copytree(backup, storage / "ret-20260115")
-    shutil.copytree(ring, storage / "keyring" / "20260115")
+
     settings = {SETTING: str(clock.path), "WEBSITE_TIME_ZONE": "Europe/Berlin"}
+    folder = tmp_path / "receipts"
+    run("tests.wire.shifted", "receipts", "--data", server.data, "--save", folder, **settings)
+    saved = {path: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    [receipt] = [receipt for receipt in saved.values() if receipt["subject"] == "20260115"]
+    assert (receipt["kind"], receipt["time"][:13], receipt["removed"][0]["blobs"]) == ("purge.day", "2026-02-13T23", 2)
+    # Whoever checks it needs neither the server nor its clock.
+    for path in saved:
+        assert run("sluicegate", "verify-receipt", path, "--key", folder / "public.jwk").startswith("VERIFIED")
+
+    for name, data in in_storage.items():
+        (server.data / name).parent.mkdir(parents=True, exist_ok=True)
+        (server.data / name).write_bytes(data)
     with Server(server.data, "full", launch=("-m", "tests.wire.shifted"), **settings) as restored:
         officer.base_url = restored.endpoint
         assert retained(officer) == {last}
