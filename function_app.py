@@ -10,6 +10,7 @@ import azure.functions as func
 from azurefunctions.extensions.http.fastapi import Request, Response
 
 from sluicegate.api import chat, completions, data_plane, governance
+from sluicegate.api.arm import routing
 from sluicegate.app import Sluicegate
 from sluicegate.requests import ChatRequest, CompletionRequest
 
@@ -39,6 +40,12 @@ async def completions_(req: Request) -> Response:
 @app.route("openai/v1/completions", methods=["POST"])
 async def completions_v1(req: Request) -> Response:
     return await data_plane.generate(gate, req, CompletionRequest, completions)
+
+
+@app.function_name("control_plane")
+@app.route("subscriptions/{*path}")
+async def control_plane(req: Request) -> Response:
+    return await routing.serve(gate, req)
 
 
 @app.function_name("embeddings")

@@ -76,6 +76,10 @@ class Accounts:
         digest = _digest(api_key)
         return await self._principals.get(digest, lambda: self._read_key(digest))
 
+    def forget(self, name: str) -> None:
+        """Read an account anew next time, because somebody changed its document."""
+        self._accounts.forget(name)
+
     async def names(self) -> tuple[str, ...]:
         """Return every account's name, sorted; those of deleted ones too."""
         return tuple([blob.name.removeprefix("account/") async for blob in self._blobs.list(CONTAINER, "account/")])

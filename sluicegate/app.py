@@ -32,8 +32,9 @@ from sluicegate.policy_store import Policies
 from sluicegate.publishing import WEBHOOK, Publisher, Sink, StoreSink, Webhook
 from sluicegate.receipts import Receipts
 from sluicegate.requests import Request
-from sluicegate.retention import Summary, purge
-from sluicegate.types import Principal, Role, utc_now
+from sluicegate.retention import Summary, delete, purge
+from sluicegate.tenants import Tenant, Tenants
+from sluicegate.types import OfAccount, Principal, Role, utc_now
 from sluicegate.vault import Vault
 
 HEALTH_CACHE_S = 30.0
@@ -66,12 +67,13 @@ class Sluicegate:
         self.deployments = Deployments(self._blobs)
         self.app_policies = read_app_policies(self.deployment)
         self.policies = Policies(self._blobs, self.accounts, self.deployments, self.app_policies)
+        self.tenants = Tenants(self._blobs, self.accounts, now)
         self.audit = Audit(self._blobs, self._keys, origin=f"sluicegate/{self.deployment.region}", clock=now)
         self.receipts = Receipts(self._blobs, self._keys, self.audit, clock=now)
         self.vault = Vault(self._blobs, self._keys, clock=now, ledger=self.receipts)
         self._publisher = Publisher(self.audit, self._blobs, tuple(map(self._sink, self.deployment.checkpoints)), now)
         self.pipeline = Pipeline(self.plugins, self.deployment.pipeline, self.vault)
-        self._now = now
+        self.now = now
         self._starting = asyncio.Lock()
         self._started = False
         self._health: tuple[float, list[str]] | None = None
@@ -163,6 +165,42 @@ class Sluicegate:
         policy = await self.policies.resolve(account, found.policy)
         return Call(call_id, principal, account, deployment, model, plugin, request, policy)
 
+    # --- the control plane -------------------------------------------------------------------------------------------
+
+    @property
+    def locations(self) -> tuple[str, ...]:
+        """Where accounts can be: the regions that have storage and keys."""
+        return (self.deployment.region,)
+
+    def capabilities(self, tenant: Tenant) -> list[dict[str, str]]:
+        """Return an account's capabilities, as ARM shows them."""
+        return []
+
+    async def check_policy(self, account: str, name: str) -> None:
+        """Refuse a content-filter policy that the account does not have.
+
+        Raises:
+            InvalidRequest: There is none of that name.
+        """
+        if not await self.policies.exists(account, name):
+            raise InvalidRequest(
+                "The content-filter policy of the deployment does not exist: create it first, or use 'Microsoft.DefaultV2'.",
+                code="InvalidResourceProperties",
+                param="properties.raiPolicyName",
+            )
+
+    async def purge_account(self, tenant: Tenant, *, actor: str) -> None:
+        """Delete everything of a deleted account, with a receipt, and leave its name only.
+
+        Args:
+            actor: Who asked for it, as the audit log has it.
+
+        Raises:
+            PurgeIncomplete: Something is left; run again, it goes on.
+        """
+        await delete(self.vault, self.plugins, self.receipts, tenant.id, OfAccount(), actor=actor)
+        await self.tenants.purge(tenant)
+
     # --- timers and health -------------------------------------------------------------------------------------------
 
     async def purge(self) -> Summary | None:
@@ -175,9 +213,9 @@ class Sluicegate:
             PurgeIncomplete: Something due is left, or a checkpoint was not published; the next tick tries again.
         """
         try:
-            return await Lease(self._blobs, "purge", clock=self._now).run(self._purge)
+            return await Lease(self._blobs, "purge", clock=self.now).run(self._purge)
         except LeaseHeld:
-            overdue = await self.vault.overdue(self._now())
+            overdue = await self.vault.overdue(self.now())
             if overdue:
                 raise PurgeIncomplete(f"{day}: overdue, though another process is purging" for day in overdue) from None
             log.info("another process is purging")
@@ -192,7 +230,7 @@ class Sluicegate:
         left: list[str] = []
         summary = None
         try:
-            summary = await purge(self.vault, self.plugins, self.accounts, self.receipts, now=self._now())
+            summary = await purge(self.vault, self.plugins, self.accounts, self.receipts, now=self.now())
         except PurgeIncomplete as error:
             left += error.left
         left += await self._publisher.publish()
@@ -213,7 +251,7 @@ class Sluicegate:
 
     async def _reasons(self) -> list[str]:
         try:
-            overdue = await self.vault.overdue(self._now())
+            overdue = await self.vault.overdue(self.now())
         except SluicegateError as error:
             return [f"storage or keys cannot be reached ({type(error).__name__})"]
         return [f"retained data of {day} is overdue for deletion" for day in overdue]

@@ -8,7 +8,9 @@
     x Unauthorized          401: no key or token that we know
     x Forbidden             403: known, but not allowed here
     x NotFound              404: deployment, model or record
-    x Conflict              409: another resource stands in the way
+    x MethodNotAllowed      405
+    x Conflict              409: the state of the resource does not allow it
+    x PreconditionFailed    412: the resource is not the one of the given ETag
     x PayloadTooLarge       413
     x TooManyRequests       429: ``retry_after_s`` says when to come back
     x ModelUnavailable      503: the model is not loaded or not reachable
@@ -102,12 +104,28 @@ class NotFound(ApiError):
     default_code = "404"
 
 
+class MethodNotAllowed(ApiError):
+    """The resource exists and does not know the method."""
+
+    status = 405
+    type = "invalid_request_error"
+    default_code = "MethodNotAllowed"
+
+
 class Conflict(ApiError):
-    """What is asked for and what there is do not go together."""
+    """The state of the resource does not allow the operation; waiting changes nothing."""
 
     status = 409
     type = "invalid_request_error"
     default_code = "conflict"
+
+
+class PreconditionFailed(ApiError):
+    """The resource is not the one of the given ETag, or exists although it should not."""
+
+    status = 412
+    type = "invalid_request_error"
+    default_code = "PreconditionFailed"
 
 
 class PayloadTooLarge(ApiError):

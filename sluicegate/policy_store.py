@@ -60,6 +60,13 @@ class Policies:
             raise NotFound("The content-filter policy of this deployment does not exist.", code="RaiPolicyNotFound")
         return policy if account.modified_filters or not policy.weakened else policy.strengthened()
 
+    async def exists(self, account: str, name: str) -> bool:
+        """Return whether deployments of an account may use a policy of that name."""
+        key = name.lower()
+        return key in self._app.policies or (
+            bool(NAME.fullmatch(name)) and await self.policies(account).get(key) is not None
+        )
+
     # --- policies ----------------------------------------------------------------------------------------------------
 
     def policies(self, account: str) -> Documents:

@@ -29,6 +29,8 @@ OPERATIONS = {
     ("GET", "/openai/v1/chat/completions"): "unknown_operation",
     ("POST", "/openai/v1/models"): "unknown_operation",
     ("DELETE", "/openai/files/file-1"): "unknown_operation",
+    ("GET", "/subscriptions/0/providers/Microsoft.CognitiveServices/accounts"): "control_plane",
+    ("PUT", "/subscriptions/0/resourceGroups/g/providers/Microsoft.CognitiveServices/accounts/a"): "control_plane",
     ("GET", "/governance/audit"): "governance_audit",
     ("GET", "/governance/checkpoint"): "governance_checkpoint",
     ("GET", "/governance/export"): "governance_export",

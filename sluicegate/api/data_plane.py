@@ -42,7 +42,7 @@ class _Incoming:
     version: versions.Version
 
     async def parse(self, kind: type[R]) -> R:
-        return body.parse(kind, await _read(self.http, MAX_CHAT_BYTES if kind is ChatRequest else MAX_BODY_BYTES))
+        return body.parse(kind, await read_body(self.http, MAX_CHAT_BYTES if kind is ChatRequest else MAX_BODY_BYTES))
 
     async def call(self, gate: Sluicegate, request: Request) -> Call:
         """Return the call of the deployment that is asked for; filters see it next."""
@@ -154,11 +154,17 @@ async def _handled(gate: Sluicegate, http: HttpRequest, work: _Work) -> Response
     return await answered(gate, http, for_caller)
 
 
-async def answered(gate: Sluicegate, http: HttpRequest, work: Callable[[str], Awaitable[Response]]) -> Response:
+async def answered(
+    gate: Sluicegate,
+    http: HttpRequest,
+    work: Callable[[str], Awaitable[Response]],
+    render: Callable[[Exception], errors.Rendered] = errors.render,
+) -> Response:
     """Do the work and answer whatever it raises, with the headers every answer has.
 
     Args:
         work: Gets the id that the answer carries as ``x-request-id``.
+        render: Gives errors their form on the wire.
     """
     call_id = uuid.uuid4().hex
     forget_finished_requests()
@@ -168,7 +174,7 @@ async def answered(gate: Sluicegate, http: HttpRequest, work: Callable[[str], Aw
     except Exception as error:  # noqa: BLE001 - the edge: every failure is an answer in the wire's form
         if not isinstance(error, SluicegateError):
             log_failure("core", "request", error)
-        rendered = errors.render(error)
+        rendered = render(error)
         response = Response(rendered.body, rendered.status, headers=rendered.headers, media_type="application/json")
     response.headers.update(_headers(gate, http, call_id))
     return response
@@ -188,7 +194,7 @@ def _headers(gate: Sluicegate, http: HttpRequest, call_id: str) -> dict[str, str
     return headers
 
 
-async def _read(http: HttpRequest, max_bytes: int) -> bytes:
+async def read_body(http: HttpRequest, max_bytes: int) -> bytes:
     """Return the body, at most ``max_bytes`` of it."""
     pieces: list[bytes] = []
     size = 0

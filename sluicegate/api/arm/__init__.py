@@ -1,0 +1,1 @@
+"""The control plane on the wire: Azure Resource Manager's operations on ``Microsoft.CognitiveServices``."""

@@ -1,0 +1,129 @@
+"""Which operation a request of the control plane is, and the role it needs: one table, read from top to bottom."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from sluicegate.api.arm import accounts, catalogue, deployments, errors
+from sluicegate.api.arm.incoming import PROVIDER, Incoming, check_names
+from sluicegate.api.data_plane import answered
+from sluicegate.app import Sluicegate
+from sluicegate.errors import InvalidRequest, MethodNotAllowed, NotFound
+from sluicegate.types import Role
+
+API_VERSIONS = (
+    "2023-05-01",
+    "2024-04-01-preview",
+    "2024-06-01-preview",
+    "2024-10-01",
+    "2025-04-01-preview",
+    "2025-06-01",
+    "2025-07-01-preview",
+    "2025-09-01",
+)
+Handler: TypeAlias = Callable[[Incoming], Awaitable[Response]]
+
+_SUBSCRIPTION = f"/subscriptions/{{subscription}}/providers/{PROVIDER}"
+_LOCATION = f"{_SUBSCRIPTION}/locations/{{location}}"
+_DELETED = f"{_LOCATION}/resourceGroups/{{group}}/deletedAccounts/{{account}}"
+_GROUP = f"/subscriptions/{{subscription}}/resourceGroups/{{group}}/providers/{PROVIDER}"
+_ACCOUNT = f"{_GROUP}/accounts/{{account}}"
+_DEPLOYMENT = f"{_ACCOUNT}/deployments/{{deployment}}"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """An operation of the control plane.
+
+    Attributes:
+        role: Who may do it.
+    """
+
+    method: str
+    template: str
+    handler: Handler
+    role: Role = Role.OPERATOR
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """What paths look like, whatever their case."""
+        return re.compile(
+            re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", self.template).replace(".", r"\.") + "/?", re.IGNORECASE
+        )
+
+
+OPERATIONS = (
+    Operation("GET", f"{_SUBSCRIPTION}/accounts", accounts.list_accounts),
+    Operation("GET", f"{_GROUP}/accounts", accounts.list_accounts),
+    Operation("PUT", _ACCOUNT, accounts.put),
+    Operation("PATCH", _ACCOUNT, accounts.patch),
+    Operation("GET", _ACCOUNT, accounts.get),
+    Operation("DELETE", _ACCOUNT, accounts.delete),
+    Operation("POST", f"{_ACCOUNT}/listKeys", accounts.list_keys),
+    Operation("POST", f"{_ACCOUNT}/regenerateKey", accounts.regenerate_key),
+    Operation("GET", f"{_SUBSCRIPTION}/deletedAccounts", accounts.list_deleted),
+    Operation("GET", _DELETED, accounts.get_deleted),
+    Operation("DELETE", _DELETED, accounts.purge),
+    Operation("GET", f"{_ACCOUNT}/deployments", deployments.list_deployments),
+    Operation("PUT", _DEPLOYMENT, deployments.put),
+    Operation("PATCH", _DEPLOYMENT, deployments.patch),
+    Operation("GET", _DEPLOYMENT, deployments.get),
+    Operation("DELETE", _DEPLOYMENT, deployments.delete),
+    Operation("GET", f"{_DEPLOYMENT}/skus", deployments.list_skus),
+    Operation("GET", f"{_ACCOUNT}/models", catalogue.list_account_models),
+    Operation("GET", f"{_ACCOUNT}/skus", catalogue.list_account_skus),
+    Operation("GET", f"{_ACCOUNT}/usages", catalogue.list_usages),
+    Operation("GET", f"{_LOCATION}/models", catalogue.list_models),
+    Operation("GET", f"{_LOCATION}/raiContentFilters", catalogue.list_content_filters),
+    Operation("GET", f"{_LOCATION}/raiContentFilters/{{filter}}", catalogue.get_content_filter),
+)
+_PATTERNS = tuple((operation, operation.pattern) for operation in OPERATIONS)
+
+
+async def serve(gate: Sluicegate, http: HttpRequest) -> Response:
+    """Serve a request of the control plane."""
+
+    async def work(_: str) -> Response:
+        operation, params = _find(http.method, http.url.path)
+        principal = await gate.authenticate(http.headers, operation.role)
+        check_names(params)
+        incoming = Incoming(gate, http, principal, params, _api_version(http))
+        return await operation.handler(incoming)
+
+    return await answered(gate, http, work, errors.render)
+
+
+def _find(method: str, path: str) -> tuple[Operation, dict[str, str]]:
+    known = False
+    for operation, pattern in _PATTERNS:
+        if match := pattern.fullmatch(path):
+            if operation.method == method:
+                return operation, match.groupdict()
+            known = True
+    if known:
+        raise MethodNotAllowed("The resource does not support this HTTP method.")
+    raise NotFound(
+        f"The resource type could not be found in the namespace '{PROVIDER}': check the path.",
+        code="InvalidResourceType",
+    )
+
+
+def _api_version(http: HttpRequest) -> str:
+    given = http.query_params.get("api-version")
+    if given is None:
+        raise InvalidRequest(
+            "The api-version query parameter (?api-version=) is required for all requests.",
+            code="MissingApiVersionParameter",
+        )
+    if given.lower() not in API_VERSIONS:
+        raise InvalidRequest(
+            f"The api-version is invalid. The supported versions are '{','.join(API_VERSIONS)}'.",
+            code="InvalidApiVersionParameter",
+        )
+    return given
