@@ -36,6 +36,12 @@ param maximumInstances int = 40
 @allowed([2048, 4096])
 param instanceMemoryMB int = 2048
 
+@description('An existing Azure AI Content Safety resource that the app may ask; empty for none.')
+param contentSafetyName string = ''
+
+@description('The resource group it is in, of the same subscription.')
+param contentSafetyGroup string = 'rg-${environmentName}'
+
 var token = toLower(uniqueString(subscription().id, environmentName, location))
 var tags = {
   'azd-env-name': environmentName
@@ -100,6 +106,15 @@ module keyVault 'modules/key-vault.bicep' = {
     tags: tags
     principalId: identity.outputs.principalId
     workspaceId: monitoring.outputs.workspaceId
+  }
+}
+
+module contentSafety 'modules/content-safety.bicep' = if (contentSafetyName != '') {
+  name: 'content-safety'
+  scope: resourceGroup(contentSafetyGroup)
+  params: {
+    name: contentSafetyName
+    principalId: identity.outputs.principalId
   }
 }
 

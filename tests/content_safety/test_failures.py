@@ -119,6 +119,15 @@ async def test_a_service_with_another_certificate_is_not_told_anything(stand_in,
     assert stand_in.calls == []
 
 
+async def test_no_text_follows_a_redirect(stand_in, config):
+    stand_in.fail(307, "Elsewhere", times=1, location=f"{stand_in.endpoint}/contentsafety/elsewhere")
+
+    with pytest.raises(FilterUnavailable):
+        await asked(config())
+
+    assert [operation for operation, _ in stand_in.calls] == ["text:analyze"]
+
+
 @pytest.mark.parametrize(
     "answer",
     [
