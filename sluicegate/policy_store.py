@@ -60,12 +60,17 @@ class Policies:
             raise NotFound("The content-filter policy of this deployment does not exist.", code="RaiPolicyNotFound")
         return policy if account.modified_filters or not policy.weakened else policy.strengthened()
 
+    async def policy(self, account: str, name: str) -> Document | None:
+        """Return an account's own policy as it is stored, or None."""
+        return await self.policies(account).get(name.lower()) if NAME.fullmatch(name) else None
+
+    async def blocklist(self, account: str, name: str) -> Document | None:
+        """Return an account's own blocklist as it is stored, or None."""
+        return await self.lists(account).get(name.lower()) if NAME.fullmatch(name) else None
+
     async def exists(self, account: str, name: str) -> bool:
         """Return whether deployments of an account may use a policy of that name."""
-        key = name.lower()
-        return key in self._app.policies or (
-            bool(NAME.fullmatch(name)) and await self.policies(account).get(key) is not None
-        )
+        return name.lower() in self._app.policies or await self.policy(account, name) is not None
 
     # --- policies ----------------------------------------------------------------------------------------------------
 

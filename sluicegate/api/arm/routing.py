@@ -10,7 +10,7 @@ from typing import TypeAlias
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from sluicegate.api.arm import accounts, catalogue, deployments, errors
+from sluicegate.api.arm import accounts, blocklists, catalogue, deployments, errors, policies
 from sluicegate.api.arm.incoming import PROVIDER, Incoming, check_names
 from sluicegate.api.data_plane import answered
 from sluicegate.app import Sluicegate
@@ -34,6 +34,9 @@ _LOCATION = f"{_SUBSCRIPTION}/locations/{{location}}"
 _DELETED = f"{_LOCATION}/resourceGroups/{{group}}/deletedAccounts/{{account}}"
 _GROUP = f"/subscriptions/{{subscription}}/resourceGroups/{{group}}/providers/{PROVIDER}"
 _ACCOUNT = f"{_GROUP}/accounts/{{account}}"
+_POLICY = f"{_ACCOUNT}/raiPolicies/{{policy}}"
+_BLOCKLIST = f"{_ACCOUNT}/raiBlocklists/{{blocklist}}"
+_ITEM = f"{_BLOCKLIST}/raiBlocklistItems/{{item}}"
 _DEPLOYMENT = f"{_ACCOUNT}/deployments/{{deployment}}"
 
 
@@ -76,6 +79,20 @@ OPERATIONS = (
     Operation("GET", _DEPLOYMENT, deployments.get),
     Operation("DELETE", _DEPLOYMENT, deployments.delete),
     Operation("GET", f"{_DEPLOYMENT}/skus", deployments.list_skus),
+    Operation("GET", f"{_ACCOUNT}/raiPolicies", policies.list_policies),
+    Operation("PUT", _POLICY, policies.put),
+    Operation("GET", _POLICY, policies.get),
+    Operation("DELETE", _POLICY, policies.delete),
+    Operation("GET", f"{_ACCOUNT}/raiBlocklists", blocklists.list_blocklists),
+    Operation("PUT", _BLOCKLIST, blocklists.put),
+    Operation("GET", _BLOCKLIST, blocklists.get),
+    Operation("DELETE", _BLOCKLIST, blocklists.delete),
+    Operation("GET", f"{_BLOCKLIST}/raiBlocklistItems", blocklists.list_items),
+    Operation("PUT", _ITEM, blocklists.put_item),
+    Operation("GET", _ITEM, blocklists.get_item),
+    Operation("DELETE", _ITEM, blocklists.delete_item),
+    Operation("POST", f"{_BLOCKLIST}/addRaiBlocklistItems", blocklists.add_items),
+    Operation("POST", f"{_BLOCKLIST}/deleteRaiBlocklistItems", blocklists.delete_items),
     Operation("GET", f"{_ACCOUNT}/models", catalogue.list_account_models),
     Operation("GET", f"{_ACCOUNT}/skus", catalogue.list_account_skus),
     Operation("GET", f"{_ACCOUNT}/usages", catalogue.list_usages),
