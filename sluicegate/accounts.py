@@ -14,9 +14,10 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from sluicegate.customer_keys import CustomerKey, customer_key
 from sluicegate.day_layout import CEILING_DAYS
 from sluicegate.documents import Cache
 from sluicegate.errors import BlobChanged, BlobExists, BlobNotFound
@@ -43,6 +44,9 @@ class Account:
             say less.
         has_local_auth: Whether API keys get in; tokens always may.
         modified_filters: Whether its policies may switch harms off, or to annotate only.
+        content_logging: Whether content may be kept at all.
+        customer_key: Its own encryption key, or None.
+        vaults: Every vault that it has named, with the identity that opens it: what was wrapped there still opens.
     """
 
     name: str
@@ -51,6 +55,9 @@ class Account:
     retention_days: int = CEILING_DAYS
     has_local_auth: bool = True
     modified_filters: bool = False
+    content_logging: bool = True
+    customer_key: CustomerKey | None = None
+    vaults: Mapping[str, str | None] = field(default_factory=dict)
 
     def user_hash(self, user: str | None) -> str | None:
         """Return the keyed hash that stands for an end user in everything that is kept."""
@@ -146,6 +153,37 @@ class Accounts:
         """
         await self._change(name, lambda _: {"modified_filters": approved})
 
+    async def set_content_logging(self, name: str, may_be_kept: bool) -> None:
+        """Say whether content of an account may be kept at all; for who approves applications, not for the account.
+
+        Without it nothing more is kept, and each purge takes what is there. A process that is keeping something at that
+        moment may not know yet; deleting the account's content after this call hides and removes what it writes.
+
+        Raises:
+            BlobNotFound: There is no such account.
+        """
+        await self._change(name, lambda _: {"content_logging": may_be_kept})
+
+    async def set_encryption(self, name: str, encryption: Mapping[str, Any] | None) -> None:
+        """Give an account a key of its own, another one, or none, in ARM's shape; see :mod:`sluicegate.customer_keys`.
+
+        What is written from now on is under it, in other processes within ``CACHE_S``; what is there follows with
+        :func:`sluicegate.rewrapping.rewrap`. ``Sluicegate.set_encryption`` first tries whether the key can be used.
+
+        Raises:
+            ValueError: It has not that shape.
+            BlobNotFound: There is no such account.
+        """
+        key = customer_key(encryption)
+
+        def change(document: Mapping[str, Any]) -> Mapping[str, Any]:
+            vaults = dict(document.get("vaults", {}))
+            if key is not None:
+                vaults[key.vault] = key.identity
+            return {"encryption": None if key is None else key.document, "vaults": vaults}
+
+        await self._change(name, change)
+
     async def delete(self, name: str) -> None:
         """Delete an account: it is not found from now on, in other processes within ``CACHE_S``.
 
@@ -158,9 +196,16 @@ class Accounts:
         await self._change(name, lambda _: {"deleted": True})
 
     async def retention_days(self, name: str) -> int:
-        """Return how long an account's content is kept, as it is stored now; 0 when the account is deleted or unknown."""
+        """Return how long an account's content is kept, as it is stored now.
+
+        It is 0 when none may be kept, and when the account is deleted or unknown.
+        """
         document = await self._document(f"account/{name}")
-        return 0 if document is None or document.get("deleted") else _retention_days(document)
+        return _retention_days(document) if _keeps_content(document) else 0
+
+    async def keeps_content(self, name: str) -> bool:
+        """Return whether content of an account may be kept, as it is stored now; not that of a deleted or unknown one."""
+        return _keeps_content(await self._document(f"account/{name}"))
 
     async def issue_key(self, account: str, role: Role, name: str) -> str:
         """Make an API key, store its hash and return it; it cannot be shown again."""
@@ -270,6 +315,9 @@ class Accounts:
             _retention_days(document),
             has_local_auth=not properties.get("disableLocalAuth", False),
             modified_filters=document.get("modified_filters") is True,
+            content_logging=_keeps_content(document),
+            customer_key=customer_key(document.get("encryption")),
+            vaults=document.get("vaults", {}),
         )
 
     async def _unwrapped(self, wrapped: Mapping[str, str]) -> bytes:
@@ -306,6 +354,10 @@ class Accounts:
             return None
 
 
+def _keeps_content(document: Mapping[str, Any] | None) -> bool:
+    return document is not None and not document.get("deleted") and document.get("content_logging", True) is True
+
+
 def _retention_days(document: Mapping[str, Any]) -> int:
     days = document.get("retention_days", CEILING_DAYS)
     _check_days(days)
@@ -314,7 +366,10 @@ def _retention_days(document: Mapping[str, Any]) -> int:
 
 def _check_days(days: object) -> None:
     if type(days) is not int or not 1 <= days <= CEILING_DAYS:
-        raise ValueError(f"retention_days must be a whole number from 1 to {CEILING_DAYS}, not {days!r}")
+        raise ValueError(
+            f"retention_days must be a whole number from 1 to {CEILING_DAYS}, not {days!r}; keeping nothing takes an approved "
+            "application"
+        )
 
 
 def _derived(secret: bytes, slot: str, generation: int) -> str:

@@ -10,18 +10,22 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from sluicegate import config
 from sluicegate.accounts import Accounts
 from sluicegate.app_policies import read_app_policies
 from sluicegate.audit import Audit
 from sluicegate.call import Call
+from sluicegate.customer_keys import CustomerVaults, customer_key
+from sluicegate.data_keys import DataKeys
 from sluicegate.deployments import Deployments
 from sluicegate.errors import (
     InvalidRequest,
     NotFound,
     PurgeIncomplete,
     SluicegateError,
+    StartupError,
     StorageUnavailable,
     Unauthorized,
 )
@@ -33,6 +37,8 @@ from sluicegate.publishing import WEBHOOK, Publisher, Sink, StoreSink, Webhook
 from sluicegate.receipts import Receipts
 from sluicegate.requests import Request
 from sluicegate.retention import Summary, delete, purge
+from sluicegate.rewrapping import Rewrapped, rewrap
+from sluicegate.services import KeyService
 from sluicegate.tenants import Tenant, Tenants
 from sluicegate.types import OfAccount, Principal, Role, utc_now
 from sluicegate.vault import Vault
@@ -64,15 +70,24 @@ class Sluicegate:
         self._blobs = self.plugins.open_storage(self.deployment.storage)
         self._keys = self.plugins.open_keys(self.deployment.keys)
         self.accounts = Accounts(self._blobs, self._keys)
+        vaults = CustomerVaults(self._open_customers_vault)
+        self.data_keys = DataKeys(self._keys, accounts=self.accounts, vaults=vaults, clock=now)
         self.deployments = Deployments(self._blobs)
         self.app_policies = read_app_policies(self.deployment)
         self.policies = Policies(self._blobs, self.accounts, self.deployments, self.app_policies)
         self.tenants = Tenants(self._blobs, self.accounts, now)
         self.audit = Audit(self._blobs, self._keys, origin=f"sluicegate/{self.deployment.region}", clock=now)
         self.receipts = Receipts(self._blobs, self._keys, self.audit, clock=now)
-        self.vault = Vault(self._blobs, self._keys, clock=now, ledger=self.receipts)
+        self.vault = Vault(
+            self._blobs,
+            self._keys,
+            clock=now,
+            ledger=self.receipts,
+            data_keys=self.data_keys,
+            may_keep=self.accounts.keeps_content,
+        )
         self._publisher = Publisher(self.audit, self._blobs, tuple(map(self._sink, self.deployment.checkpoints)), now)
-        self.pipeline = Pipeline(self.plugins, self.deployment.pipeline, self.vault)
+        self.pipeline = Pipeline(self.plugins, self.deployment.pipeline, self.vault, self._keeps_content)
         self.now = now
         self._starting = asyncio.Lock()
         self._started = False
@@ -100,6 +115,7 @@ class Sluicegate:
         """Finish what is being retained and release everything; for the embedded host and tests."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._keys.close)
+            stack.push_async_callback(self.data_keys.close)
             stack.push_async_callback(self._blobs.close)
             stack.push_async_callback(self._publisher.close)
             for name in self._in_use("shutdown"):
@@ -145,6 +161,7 @@ class Sluicegate:
         Raises:
             NotFound: The account has no such deployment, or the deployment's policy does not exist.
             InvalidRequest: The deployment's model does not serve this operation.
+            AccountKeyUnavailable: The account's own encryption key cannot be used; ``AccountKeyRevoked`` when it may not.
         """
         account = await self.accounts.get(principal.account)
         found = await self.deployments.get(account.name, deployment) if account else None
@@ -162,6 +179,7 @@ class Sluicegate:
                 "Choose a deployment of another model.",
                 code="OperationNotSupported",
             )
+        await self.data_keys.check(account.name)
         policy = await self.policies.resolve(account, found.policy)
         return Call(call_id, principal, account, deployment, model, plugin, request, policy)
 
@@ -201,6 +219,35 @@ class Sluicegate:
         await delete(self.vault, self.plugins, self.receipts, tenant.id, OfAccount(), actor=actor)
         await self.tenants.purge(tenant)
 
+    # --- accounts ----------------------------------------------------------------------------------------------------
+
+    async def set_encryption(self, account: str, encryption: Mapping[str, Any] | None) -> None:
+        """Give an account a key of its own, another one, or none, in ARM's shape, once it was seen to work.
+
+        Raises:
+            ValueError: It has not that shape, or the key cannot be used; the message names what to change.
+            BlobNotFound: There is no such account.
+        """
+        key = customer_key(encryption)
+        if key is not None:
+            await self.data_keys.prove(key)
+        await self.accounts.set_encryption(account, encryption)
+
+    async def rewrap(self) -> Rewrapped:
+        """Wrap the data keys of all accounts under their own present keys; for the purge timer and the command line."""
+        return await rewrap(self._blobs, self.data_keys, self.accounts, now=self.now())
+
+    async def _keeps_content(self, account: str) -> bool:
+        found = await self.accounts.get(account)
+        return found is not None and found.content_logging
+
+    def _open_customers_vault(self, url: str, identity: str | None) -> KeyService:
+        """Open a customer's vault: of the kind that the deployment's own is, so no path of this machine on Azure."""
+        own = self.deployment.keys
+        if url.partition(":")[0] != own.partition(":")[0] or url.rstrip("/").lower() == own.rstrip("/").lower():
+            raise StartupError("a customer's vault must be of the kind of the deployment's own, and another one")
+        return self.plugins.open_keys(url, identity)
+
     # --- timers and health -------------------------------------------------------------------------------------------
 
     async def purge(self) -> Summary | None:
@@ -233,6 +280,10 @@ class Sluicegate:
             summary = await purge(self.vault, self.plugins, self.accounts, self.receipts, now=self.now())
         except PurgeIncomplete as error:
             left += error.left
+        try:
+            await self.rewrap()
+        except SluicegateError as error:
+            left.append(f"wrapping data keys anew ({type(error).__name__})")
         left += await self._publisher.publish()
         if summary is None or left:
             raise PurgeIncomplete(left)

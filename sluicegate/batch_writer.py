@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 
+from sluicegate.data_keys import DataKeys
 from sluicegate.day_layout import CEILING_DAYS, KEYRING, Namespace, container, day_of, due, key_name
 from sluicegate.deletion import DeletionLog
-from sluicegate.envelope import SECRET_BYTES, DataKey, Place, ring_entry
+from sluicegate.envelope import SECRET_BYTES, DataKey, Place
 from sluicegate.services import BlobStore, KeyService
 
 HEED = timedelta(seconds=30)
@@ -22,20 +23,38 @@ _THREAD_BYTES = 256 << 10
 class Writer:
     """Seals and writes batches, under one data key a day."""
 
-    def __init__(self, blobs: BlobStore, keys: KeyService, clock: Callable[[], datetime], names: Namespace) -> None:
+    def __init__(
+        self,
+        blobs: BlobStore,
+        keys: KeyService,
+        data_keys: DataKeys,
+        may_keep: Callable[[str], Awaitable[bool]],
+        clock: Callable[[], datetime],
+        names: Namespace,
+    ) -> None:
         self._blobs = blobs
         self._keys = keys
+        self._data_keys = data_keys
+        self._may_keep = may_keep
         self._clock = clock
         self._names = names
         self._data_key: DataKey | None = None
         self._log: DeletionLog | None = None
         self._heeded: datetime | None = None
+        self._withheld = False
         self._seq = 0
         self._making = asyncio.Lock()
 
     async def write(self, records: Sequence[tuple[str, bytes, str | None]]) -> None:
-        """Write one batch, durably; a record is its id, its data and its end user's keyed hash."""
+        """Write one batch, durably; a record is its id, its data and its end user's keyed hash.
+
+        Of an account whose content may not be kept, nothing is written.
+        """
         data_key, deletions = await self._prepared()
+        if data_key is None:
+            return
+        # A data key that is at hand needs no vault; its owner may have revoked the key above it since.
+        await self._data_keys.check(self._names.account)
         place = data_key.place
         self._seq += 1
         seq = self._seq
@@ -57,12 +76,14 @@ class Writer:
         """Look for deletions before the next batch is sealed."""
         self._heeded = None
 
-    async def _prepared(self) -> tuple[DataKey, int]:
-        """Return today's data key, and how many of today's deletions are known."""
+    async def _prepared(self) -> tuple[DataKey | None, int]:
+        """Return today's data key, None if nothing may be kept, and how many of today's deletions are known."""
         async with self._making:
             while True:
                 day = day_of(self._clock())
                 log = await self._heed(day)
+                if self._withheld:
+                    return None, log.last
                 if self._data_key is None or self._data_key.place.day != day:
                     self._data_key = await self._make(day)
                 if self._data_key is not None and day_of(self._clock()) == day:
@@ -77,6 +98,8 @@ class Writer:
             log = DeletionLog(self._blobs, self._names, day)
         before = log.account
         await log.refresh()
+        # After the deletions, so that who knows of one that followed an approval knows of the approval too.
+        self._withheld = not await self._may_keep(self._names.account)
         if log.account > before:
             # That deletion took the data key's wrapped form, so nobody could read what is sealed under it from now on.
             self._data_key = None
@@ -88,11 +111,11 @@ class Writer:
         """Return a new data key whose wrapped form is durable, or None when the day is no longer today."""
         place = Place(self._names.account, self._names.plugin, day, secrets.token_hex(12))
         secret = os.urandom(SECRET_BYTES)
-        wrapped = await self._keys.wrap(key_name(day), secret)
+        entry = await self._data_keys.wrap(self._names.account, key_name(day), secret)
         if due(day, CEILING_DAYS) <= self._clock():
             # Suspended for weeks while wrapping: the day's key was purged, and wrapping has made it again.
             await self._keys.destroy(key_name(day))
         if day_of(self._clock()) != day:
             return None
-        await self._blobs.put(KEYRING, self._names.ring(day, place.kid), ring_entry(wrapped), create=True)
+        await self._blobs.put(KEYRING, self._names.ring(day, place.kid), entry, create=True)
         return DataKey(secret, place)

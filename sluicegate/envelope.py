@@ -23,6 +23,17 @@ data, so the derivation is what ties a wrapped key to one account, plugin and da
 ``["sluicegate/record", 1, account, plugin, day, kid]`` | seq (8 bytes) | position (4 bytes) | deletions (4 bytes) |
 user's mark (16 bytes, zero for none) | record id, where ``[...]`` is canonical JSON.
 
+A wrapped data key, in canonical JSON; ``ciphertext`` is base64::
+
+    version 1   {"v": 1, "key_id", "algorithm", "ciphertext"}
+    version 2   {"v": 2, "key_id", "algorithm", "ciphertext",
+                 "customer": {"vault", "key_id", "algorithm", "ciphertext"}}
+
+Version 1 wraps the data key under the day's key. Version 2 is for an account with a key of its own: the data key is the
+exclusive or of two shares of 32 bytes, the first of them random, so that one alone says nothing. The first is wrapped under
+the day's key, the second under the customer's, in ``vault``. A new customer's key gets the second share wrapped anew; the
+first and all ciphertext stay.
+
 Not promised: who can write to the storage can delete whole records, and who can also wrap keys can forge new ones.
 
 Ciphertext of every version stays readable; ``tests/vectors`` holds one of each.
@@ -103,6 +114,26 @@ class Header:
     commitment: str
     index: tuple[Entry, ...]
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerShare:
+    """A data key's second share, under a customer's key.
+
+    Attributes:
+        vault: URL of the key service that holds the key.
+    """
+
+    vault: str
+    wrapped: WrappedKey
+
+
+@dataclass(frozen=True, slots=True)
+class RingEntry:
+    """A data key that only the key services can open: ``wrapped`` is all of it, or its first share beside a customer's."""
+
+    wrapped: WrappedKey
+    customer: CustomerShare | None = None
 
 
 class DataKey:
@@ -230,22 +261,49 @@ def canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
-def ring_entry(wrapped: WrappedKey) -> bytes:
-    """Return a wrapped data key as it is stored: canonical JSON, version 1."""
-    ciphertext = base64.b64encode(wrapped.ciphertext).decode()
-    return canonical({"v": 1, "key_id": wrapped.key_id, "algorithm": wrapped.algorithm, "ciphertext": ciphertext})
+def split(secret: bytes) -> tuple[bytes, bytes]:
+    """Return two shares of a data key; both are needed, and one alone says nothing."""
+    first = os.urandom(len(secret))
+    return first, joined(first, secret)
 
 
-def read_ring_entry(entry: bytes) -> WrappedKey:
+def joined(first: bytes, second: bytes) -> bytes:
+    """Return the data key of two shares."""
+    if len(first) != SECRET_BYTES or len(second) != SECRET_BYTES:
+        raise SealBroken("a wrapped key has the wrong length")
+    return bytes(left ^ right for left, right in zip(first, second, strict=True))
+
+
+def ring_entry(wrapped: WrappedKey, customer: CustomerShare | None = None) -> bytes:
+    """Return a wrapped data key as it is stored: canonical JSON, version 1 or, with a customer's share, 2."""
+    if customer is None:
+        return canonical({"v": 1, **_fields(wrapped)})
+    return canonical({"v": 2, **_fields(wrapped), "customer": {"vault": customer.vault, **_fields(customer.wrapped)}})
+
+
+def read_ring_entry(entry: bytes) -> RingEntry:
     """Return a stored wrapped data key; ``SealBroken`` when it is not one."""
     try:
         fields = json.loads(entry)
-        if fields["v"] != 1:
+        version = fields["v"]
+        if type(version) is not int or version not in (1, 2):
             raise SealBroken("a wrapped key of a version that this release does not know")
-        ciphertext = base64.b64decode(fields["ciphertext"], validate=True)
-        return WrappedKey(_text(fields["key_id"]), _text(fields["algorithm"]), ciphertext)
+        if version == 1:
+            return RingEntry(_read_wrapped(fields))
+        share = fields["customer"]
+        return RingEntry(_read_wrapped(fields), CustomerShare(_text(share["vault"]), _read_wrapped(share)))
     except (ValueError, TypeError, KeyError, RecursionError, binascii.Error):
         raise SealBroken("a wrapped key cannot be read") from None
+
+
+def _fields(wrapped: WrappedKey) -> dict[str, str]:
+    ciphertext = base64.b64encode(wrapped.ciphertext).decode()
+    return {"key_id": wrapped.key_id, "algorithm": wrapped.algorithm, "ciphertext": ciphertext}
+
+
+def _read_wrapped(fields: Any) -> WrappedKey:
+    ciphertext = base64.b64decode(fields["ciphertext"], validate=True)
+    return WrappedKey(_text(fields["key_id"]), _text(fields["algorithm"]), ciphertext)
 
 
 def _beginning(place: Place, seq: int, deletions: int, commitment: str, index: Sequence[Entry]) -> bytes:

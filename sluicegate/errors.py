@@ -16,12 +16,16 @@
     x ModelUnavailable      503: the model is not loaded or not reachable
     x FilterUnavailable     503: a filter cannot judge now, and the policy does not let text pass unfiltered
     x CredentialsUnavailable  503: who is calling cannot be checked now
+    x AccountKeyUnavailable 503: the account's own encryption key cannot be reached; a ServiceError as well
+      x AccountKeyRevoked   403: its owner does not let it be used
     x UpstreamError         an upstream's own status and code
     x PluginFailed          503: a required plugin raised something unexpected
   x Refused                 a filter refused the content: 400, or ``finish_reason: "content_filter"``
   x ServiceError            storage or keys; what a plugin catches around ``BlobStore`` and ``KeyService``
     x BlobNotFound, BlobExists, BlobChanged, StorageUnavailable
-    x KeyNotFound, KeyUnavailable, SealBroken
+    x KeyNotFound, SealBroken
+    x KeyUnavailable
+      x KeyRefused          disabled, expired, or not ours to use
   x PurgeIncomplete         the operator: something that should be gone is not, or could not be checked
 
 No message here ever quotes a prompt, a completion, a key or a file. An ``ApiError``'s message goes to the caller who
@@ -257,6 +261,38 @@ class KeyNotFound(ServiceError):
 
 class KeyUnavailable(ServiceError):
     """The key service cannot be reached, or the key is disabled; worth retrying."""
+
+
+class KeyRefused(KeyUnavailable):
+    """The key service answers that the key may not be used: disabled, expired, or not by us. Its owner can change that."""
+
+
+class AccountKeyUnavailable(ApiError, KeyUnavailable):
+    """The key that an account brought for its data cannot be reached, so nothing of it is read or written.
+
+    Args:
+        key: As ``CustomerKey.label`` names it.
+    """
+
+    status = 503
+    type: str | None = "server_error"
+    default_code = "EncryptionKeyUnavailable"
+    _reason: ClassVar[str] = "cannot be reached now. Try again later."
+
+    def __init__(self, account: str, key: str) -> None:
+        super().__init__(f"The encryption key of account {account!r}, {key}, {self._reason}")
+
+
+class AccountKeyRevoked(AccountKeyUnavailable):
+    """The key that an account brought for its data is disabled, expired, deleted or closed to this service."""
+
+    status = 403
+    type = None
+    default_code = "EncryptionKeyRevoked"
+    _reason = (
+        "is disabled, expired or deleted, or closed to this service. Enable it and let this service read it, wrap and unwrap "
+        "with it: until then nothing of this account is served or can be read."
+    )
 
 
 class SealBroken(ServiceError):

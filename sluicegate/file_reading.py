@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 
-from sluicegate.envelope import SECRET_BYTES, read_ring_entry
+from sluicegate.data_keys import DataKeys
 from sluicegate.errors import BlobNotFound, SealBroken
 from sluicegate.file_layout import HEADS, SEGMENTS, Folder
 from sluicegate.segments import FileKey, Head, read_head
-from sluicegate.services import BlobStore, KeyService
+from sluicegate.services import BlobStore
 
 KEY_AGE = timedelta(minutes=5)
 """How long a file is read without asking for its key again."""
@@ -26,7 +26,7 @@ class OpenFile:
     def __init__(
         self,
         blobs: BlobStore,
-        keys: KeyService,
+        data_keys: DataKeys,
         clock: Callable[[], datetime],
         folder: Folder,
         head: Head,
@@ -34,7 +34,7 @@ class OpenFile:
     ) -> None:
         self.size = head.shape.size
         self._blobs = blobs
-        self._keys = keys
+        self._data_keys = data_keys
         self._clock = clock
         self._folder = folder
         self._head = head
@@ -49,6 +49,7 @@ class OpenFile:
         :data:`KEY_AGE`.
 
         Raises:
+            AccountKeyUnavailable: The account's own encryption key cannot be used.
             BlobNotFound: The file was deleted.
             KeyNotFound: Its wrapping key was destroyed.
             SealBroken: A segment was changed, moved or taken away.
@@ -64,6 +65,7 @@ class OpenFile:
 
     async def _piece(self, number: int) -> bytes:
         place, shape = self._head.place, self._head.shape
+        await self._data_keys.check(place.account)
         if not timedelta() <= self._clock() - self._unlocked_at < KEY_AGE:
             await self._look_again()
         name = self._folder.segment(place.file, place.kid, number)
@@ -77,37 +79,36 @@ class OpenFile:
 
     async def _look_again(self) -> None:
         now = self._clock()
-        head, _ = await _unlocked(self._blobs, self._keys, self._folder, self._head.place.file)
+        head, _ = await _unlocked(self._blobs, self._data_keys, self._folder, self._head.place.file)
         if (head.place, head.shape) != (self._head.place, self._head.shape):
             raise BlobNotFound(f"{HEADS}/{self._folder.head(head.place.file)}")
         self._unlocked_at = now
 
 
 async def open_file(
-    blobs: BlobStore, keys: KeyService, clock: Callable[[], datetime], folder: Folder, file: str
+    blobs: BlobStore, data_keys: DataKeys, clock: Callable[[], datetime], folder: Folder, file: str
 ) -> OpenFile:
     """Return a file for reading; see ``FileStore.open``."""
-    head, key = await _unlocked(blobs, keys, folder, file)
-    return OpenFile(blobs, keys, clock, folder, head, key)
+    head, key = await _unlocked(blobs, data_keys, folder, file)
+    return OpenFile(blobs, data_keys, clock, folder, head, key)
 
 
-async def unlock(keys: KeyService, folder: Folder, file: str, head: Head) -> tuple[bytes, FileKey]:
+async def unlock(data_keys: DataKeys, folder: Folder, file: str, head: Head) -> tuple[bytes, FileKey]:
     """Return a file's secret and its data key, which the head was checked with.
 
     Raises:
+        AccountKeyUnavailable: The account's own encryption key cannot be used.
         KeyNotFound: Its wrapping key was destroyed.
         SealBroken: The head was changed, or belongs to another file than this one.
     """
-    secret = await keys.unwrap(read_ring_entry(head.key))
-    if len(secret) != SECRET_BYTES:
-        raise SealBroken("a wrapped key has the wrong length")
+    secret = await data_keys.open(folder.account, head.key)
     # By its name in storage, whatever it says of itself.
     key = FileKey(secret, folder.place(file, head.place.kid))
     head.check(key)
     return secret, key
 
 
-async def _unlocked(blobs: BlobStore, keys: KeyService, folder: Folder, file: str) -> tuple[Head, FileKey]:
+async def _unlocked(blobs: BlobStore, data_keys: DataKeys, folder: Folder, file: str) -> tuple[Head, FileKey]:
     head = read_head((await blobs.get(HEADS, folder.head(file))).data)
-    _, key = await unlock(keys, folder, file, head)
+    _, key = await unlock(data_keys, folder, file, head)
     return head, key

@@ -15,9 +15,11 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from sluicegate.data_keys import DataKeys
 from sluicegate.day_layout import Gone, Tally, combined, day_of, delete_all, has_ended, is_day
-from sluicegate.envelope import SECRET_BYTES, read_ring_entry, ring_entry
+from sluicegate.envelope import SECRET_BYTES, read_ring_entry
 from sluicegate.errors import (
+    AccountKeyUnavailable,
     BlobChanged,
     BlobExists,
     BlobNotFound,
@@ -44,13 +46,13 @@ class FileStore:
     def __init__(
         self,
         blobs: BlobStore,
-        keys: KeyService,
+        data_keys: DataKeys,
         clock: Callable[[], datetime],
         folder: Folder,
         discarding: set[asyncio.Task[None]],
     ) -> None:
         self._blobs = blobs
-        self._keys = keys
+        self._data_keys = data_keys
         self._clock = clock
         self._folder = folder
         self._discarding = discarding
@@ -78,7 +80,7 @@ class FileStore:
         writes: set[asyncio.Task[None]] = set()
         try:
             secret = os.urandom(SECRET_BYTES)
-            wrapped = ring_entry(await self._keys.wrap(KEY_NAME, secret))
+            wrapped = await self._data_keys.wrap(self._folder.account, KEY_NAME, secret)
             key, prefix = FileKey(secret, place), new_prefix()
             shape = Shape(prefix, SEGMENT_BYTES, await self._write_segments(key, prefix, data, writes))
             head = Head(place, shape, key.seal_of(shape), wrapped)
@@ -99,7 +101,7 @@ class FileStore:
             KeyNotFound: Its wrapping key was destroyed: it is unreadable for good.
             SealBroken: Its head was changed, or belongs to another file.
         """
-        return await open_file(self._blobs, self._keys, self._clock, self._folder, file)
+        return await open_file(self._blobs, self._data_keys, self._clock, self._folder, file)
 
     async def names(self) -> AsyncIterator[str]:
         """Yield the ids of the files, in the order of their characters."""
@@ -134,15 +136,23 @@ class FileStore:
             return Purged()
         return await delete_all(self._blobs, SEGMENTS, self._folder.segments(file, kid))
 
-    async def rewrap(self, file: str, key_id: str) -> bool:
-        """Wrap a file's data key under the present version of its wrapping key; False if that is what wraps it."""
+    async def rewrap(self, file: str, key_id: str, newest: str | None) -> bool:
+        """Wrap a file's data key under the present versions of the keys above it; False if they are what wraps it.
+
+        Args:
+            key_id: The present version of the deployment's key.
+            newest: That of the account's own, as ``DataKeys.newest`` has it.
+        """
         blob = await self._blobs.get(HEADS, self._folder.head(file))
         head = read_head(blob.data)
-        if read_ring_entry(head.key).key_id == key_id:
+        key = await self._data_keys.rewrapped(self._folder.account, head.key, newest) or head.key
+        if read_ring_entry(key).wrapped.key_id != key_id:
+            key = await self._data_keys.renewed(key, KEY_NAME)
+        if key == head.key:
             return False
-        secret, _ = await unlock(self._keys, self._folder, file, head)
-        anew = replace(head, key=ring_entry(await self._keys.wrap(KEY_NAME, secret)))
-        await self._blobs.put(HEADS, self._folder.head(file), written_head(anew), if_match=blob.etag)
+        # What does not open as it is must not be made to look like something that was looked at.
+        await unlock(self._data_keys, self._folder, file, head)
+        await self._blobs.put(HEADS, self._folder.head(file), written_head(replace(head, key=key)), if_match=blob.etag)
         return True
 
     async def _write_segments(
@@ -210,17 +220,26 @@ class Files:
 
     Args:
         clock: Returns the present, aware.
+        data_keys: Where accounts have keys of their own.
     """
 
-    def __init__(self, blobs: BlobStore, keys: KeyService, *, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self,
+        blobs: BlobStore,
+        keys: KeyService,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        data_keys: DataKeys | None = None,
+    ) -> None:
         self._blobs = blobs
         self._keys = keys
+        self._data_keys = data_keys or DataKeys(keys, clock=clock)
         self._clock = clock
         self._discarding: set[asyncio.Task[None]] = set()
 
     def store(self, account: str, kind: str) -> FileStore:
         """Return one account's files of one kind."""
-        return FileStore(self._blobs, self._keys, self._clock, Folder(account, kind), self._discarding)
+        return FileStore(self._blobs, self._data_keys, self._clock, Folder(account, kind), self._discarding)
 
     async def drain(self) -> None:
         """Wait until what was not finished is removed; for the embedded host and tests."""
@@ -251,18 +270,23 @@ class Files:
         return combined(gone)
 
     async def rewrap(self) -> int:
-        """Wrap every data key under the present version of its wrapping key; return how many were under an older one.
+        """Wrap every data key under the present versions of the keys above it; return how many were under older ones.
+
+        Files of accounts whose own key cannot be used are left as they are.
 
         Raises:
             ServiceError: Storage or keys failed, or a head cannot be read; run again, it goes on.
         """
         present = (await self._keys.wrap(KEY_NAME, os.urandom(SECRET_BYTES))).key_id
+        newest: dict[str, str | None] = {}
         count = 0
         async for blob in self._blobs.list(HEADS):
             account, kind, file = blob.name.split("/")
-            # Deleted or rewrapped meanwhile by somebody else.
-            with suppress(BlobNotFound, BlobChanged):
-                count += await self.store(account, kind).rewrap(file, present)
+            # Deleted or rewrapped meanwhile by somebody else, or nothing that anybody can do now.
+            with suppress(BlobNotFound, BlobChanged, AccountKeyUnavailable):
+                if account not in newest:
+                    newest = {account: await self._data_keys.newest(account)}
+                count += await self.store(account, kind).rewrap(file, present, newest[account])
         return count
 
 

@@ -111,10 +111,14 @@ class Hooks(Protocol):
         return None
 
     @hookspec(firstresult=True)
-    def open_keys(self, url: str) -> KeyService | None:
+    def open_keys(self, url: str, identity: str | None) -> KeyService | None:
         """Return the key service that ``url`` names, or None when the scheme is not this plugin's.
 
-        Called once, when the worker starts; must not block, so connect on first use.
+        Called when the worker starts, for the deployment's own keys, and later for each account that has a key of its own, with
+        that customer's ``url``; must not block, so connect on first use. What it returns is closed when it is not needed.
+
+        Args:
+            identity: Client id of the identity to use, where the cloud has such; None for the app's own.
 
         Example::
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from typing import Any, cast
@@ -17,7 +17,15 @@ import anyio
 
 from sluicegate.call import Call
 from sluicegate.config import Pipeline as Stages
-from sluicegate.errors import ApiError, FilterUnavailable, PluginFailed, Refused, SluicegateError, Unsupported
+from sluicegate.errors import (
+    AccountKeyUnavailable,
+    ApiError,
+    FilterUnavailable,
+    PluginFailed,
+    Refused,
+    SluicegateError,
+    Unsupported,
+)
 from sluicegate.fan_out import per_choice
 from sluicegate.plugins import Plugins, is_failure, log_failure
 from sluicegate.policies import NOT_FILTERED
@@ -32,12 +40,19 @@ log = logging.getLogger(__name__)
 
 
 class Pipeline:
-    """The stages of this deployment; one object per worker."""
+    """The stages of this deployment; one object per worker.
 
-    def __init__(self, plugins: Plugins, stages: Stages, vault: Vault) -> None:
+    Args:
+        may_keep: Returns whether content of an account may be kept, as is known when an exchange is over.
+    """
+
+    def __init__(
+        self, plugins: Plugins, stages: Stages, vault: Vault, may_keep: Callable[[str], Awaitable[bool]] | None = None
+    ) -> None:
         self._plugins = plugins
         self._stages = stages
         self._vault = vault
+        self._may_keep = may_keep
         self._retaining: set[asyncio.Task[None]] = set()
 
     async def chunks(self, call: Call) -> AsyncGenerator[Chunk]:
@@ -193,7 +208,7 @@ class Pipeline:
     # --- afterwards --------------------------------------------------------------------------------------------------
 
     async def _retain(self, call: Call) -> None:
-        if not self._stages.retain:
+        if not self._stages.retain or not call.account.content_logging:
             return
         task = asyncio.create_task(self._retain_all(call.exchange()))
         self._retaining.add(task)
@@ -202,23 +217,26 @@ class Pipeline:
         with anyio.CancelScope(shield=True):
             try:
                 await asyncio.shield(task)
-            except PluginFailed:
+            except (PluginFailed, AccountKeyUnavailable):
                 # Nobody is left to be told, and a cancellation must stay one.
                 if call.outcome is not Outcome.ABANDONED:
                     raise
 
     async def _retain_all(self, exchange: Exchange) -> None:
-        failed: PluginFailed | None = None
+        failed: PluginFailed | AccountKeyUnavailable | None = None
         for step in self._stages.retain:
             store = self._vault.store(exchange.account, step.plugin)
             try:
                 async with asyncio.timeout(RETAIN_S):
+                    # An answer takes its time, and its account may have been let off storage meanwhile.
+                    if self._may_keep is not None and not await self._may_keep(exchange.account):
+                        continue
                     await self._plugins.call(step.plugin, "retain", object, exchange=exchange, store=store)
             except (SluicegateError, TimeoutError) as error:
                 if not isinstance(error, PluginFailed):
                     log_failure(step.plugin, "retain", error)
                 if step.required:
-                    failed = PluginFailed(step.plugin, "retain")
+                    failed = error if isinstance(error, AccountKeyUnavailable) else PluginFailed(step.plugin, "retain")
         if failed is not None:
             raise failed
 

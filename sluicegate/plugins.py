@@ -212,9 +212,9 @@ class Plugins:
             raise StartupError(f"no plugin opens storage URLs of the kind {_scheme(url)!r}")
         return cast(BlobStore, store)
 
-    def open_keys(self, url: str) -> KeyService:
+    def open_keys(self, url: str, identity: str | None = None) -> KeyService:
         """Return the key service some plugin opens for ``url``."""
-        keys = self._manager.hook.open_keys(url=url)
+        keys = self._manager.hook.open_keys(url=url, identity=identity)
         if keys is None:
             raise StartupError(f"no plugin opens key URLs of the kind {_scheme(url)!r}")
         return cast(KeyService, keys)

@@ -7,11 +7,12 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
+from sluicegate.data_keys import DataKeys
 from sluicegate.day_layout import KEYRING, Namespace, container, each, start, stored_days
 from sluicegate.deletion import DeletionLog, batches, read_head
-from sluicegate.envelope import SECRET_BYTES, DataKey, Entry, Place, read_ring_entry
+from sluicegate.envelope import DataKey, Entry, Place
 from sluicegate.errors import BlobNotFound, KeyNotFound, SealBroken
-from sluicegate.services import BlobInfo, BlobStore, KeyService
+from sluicegate.services import BlobInfo, BlobStore
 
 _AT_ONCE = 16
 _AT_ONCE_BYTES = 4 << 20
@@ -36,9 +37,9 @@ class Record:
 class Reader:
     """Reads one account's and plugin's records."""
 
-    def __init__(self, blobs: BlobStore, keys: KeyService, names: Namespace) -> None:
+    def __init__(self, blobs: BlobStore, data_keys: DataKeys, names: Namespace) -> None:
         self._blobs = blobs
-        self._keys = keys
+        self._data_keys = data_keys
         self._names = names
 
     async def records(self, day: str | None, user: str | None, after: str | None) -> AsyncIterator[Record]:
@@ -50,7 +51,7 @@ class Reader:
             if found < passed[0]:
                 continue
             mark = self._names.mark(user, found)
-            opening = _Opening(self._blobs, self._keys, self._names, found)
+            opening = _Opening(self._blobs, self._data_keys, self._names, found)
             # The cursor's own batch may hold more, so the listing begins just before it.
             before = self._names.batch(passed[1], passed[2] - 1) if found == passed[0] else ""
             async for group in _groups(self._batches(found, mark, before)):
@@ -63,7 +64,7 @@ class Reader:
         if day is not None:
             start(day)
         for found in reversed(await stored_days(self._blobs)) if day is None else [day]:
-            opening = _Opening(self._blobs, self._keys, self._names, found)
+            opening = _Opening(self._blobs, self._data_keys, self._names, found)
 
             async def holding(blob: BlobInfo, day: str = found) -> str | None:
                 return blob.name if await self._holds(day, blob, record=record) else None
@@ -95,9 +96,9 @@ class Reader:
 class _Opening:
     """Opens the batches of one day, in the order of their names."""
 
-    def __init__(self, blobs: BlobStore, keys: KeyService, names: Namespace, day: str) -> None:
+    def __init__(self, blobs: BlobStore, data_keys: DataKeys, names: Namespace, day: str) -> None:
         self._blobs = blobs
-        self._keys = keys
+        self._data_keys = data_keys
         self._names = names
         self._day = day
         self._log = DeletionLog(blobs, names, day)
@@ -124,6 +125,8 @@ class _Opening:
             return None
 
     async def _opened(self, kid: str, seq: int, batch: bytes) -> list[tuple[Entry, Record]]:
+        # A long reading goes on under one data key; its owner may revoke the key above it meanwhile.
+        await self._data_keys.check(self._names.account)
         try:
             header, opened = (await self._key(kid)).open(seq, batch)
         except (BlobNotFound, KeyNotFound):
@@ -138,9 +141,7 @@ class _Opening:
         if self._data_key is None or self._data_key.place.kid != kid:
             # Read anew each time: keys that outlived their wrapped form would make shredding a promise for later.
             entry = await self._blobs.get(KEYRING, self._names.ring(self._day, kid))
-            secret = await self._keys.unwrap(read_ring_entry(entry.data))
-            if len(secret) != SECRET_BYTES:
-                raise SealBroken("a wrapped key has the wrong length")
+            secret = await self._data_keys.open(self._names.account, entry.data)
             self._data_key = DataKey(secret, Place(self._names.account, self._names.plugin, self._day, kid))
         return self._data_key
 

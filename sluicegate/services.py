@@ -117,8 +117,8 @@ class KeyService(Protocol):
 
     Names match ``[a-z0-9-]{1,100}``; anything else is a ``ValueError`` from :func:`check_key_name`. A key that somebody
     else made is meant by a reference, ``NAME`` or ``NAME/VERSION``, see :func:`key_reference`. A key is made for
-    wrapping or for signing by its first use. Every method raises ``KeyUnavailable`` when the service cannot be reached,
-    and when the key is disabled, expired or of the wrong kind.
+    wrapping or for signing by its first use. Every method raises ``KeyUnavailable`` when the service cannot be reached or
+    the key is of the wrong kind, and ``KeyRefused``, which is one, when the service answers that the key may not be used.
     """
 
     async def create(self, name: str) -> None:

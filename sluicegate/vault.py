@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
 
 from sluicegate.batch_writer import Writer
+from sluicegate.data_keys import DataKeys
 from sluicegate.day_layout import (
     CEILING_DAYS,
     IS_DELETION,
@@ -75,6 +76,8 @@ class Store:
         self,
         blobs: BlobStore,
         keys: KeyService,
+        data_keys: DataKeys,
+        may_keep: Callable[[str], Awaitable[bool]],
         clock: Callable[[], datetime],
         account: str,
         plugin: str,
@@ -85,12 +88,14 @@ class Store:
         self._clock = clock
         self._ledger = ledger
         self._names = Namespace(account, plugin)
-        self._reader = Reader(blobs, keys, self._names)
-        self._writer = Writer(blobs, keys, clock, self._names)
+        self._reader = Reader(blobs, data_keys, self._names)
+        self._writer = Writer(blobs, keys, data_keys, may_keep, clock, self._names)
         self._lane = GroupCommit(self._writer.write, in_flight=in_flight, max_bytes=MAX_BATCH_BYTES)
 
     async def keep(self, record: str, data: bytes, *, user: str | None = None) -> None:
         """Seal and write a record; durable when this returns.
+
+        Of an account whose content may not be kept, nothing is written, and this returns.
 
         Args:
             record: Its id, stored in the clear, so opaque: ``[A-Za-z0-9][A-Za-z0-9._=@+-]{0,199}``.
@@ -99,6 +104,7 @@ class Store:
                 theirs.
 
         Raises:
+            AccountKeyUnavailable: The account's own encryption key cannot be used; nothing was written.
             ServiceError: Storage or keys failed; the record may or may not have been written.
         """
         _check_record(record)
@@ -300,6 +306,9 @@ class Vault:
         clock: Returns the present, aware.
         in_flight: Writes at once per account and plugin; see ``GroupCommit``.
         ledger: Who gives receipts for days that go.
+        data_keys: Where accounts have keys of their own.
+        may_keep: Returns whether content of an account may be kept, as is decided now; asked at each commit that knows of it
+            for longer than :data:`sluicegate.batch_writer.HEED`.
     """
 
     def __init__(
@@ -310,9 +319,13 @@ class Vault:
         clock: Callable[[], datetime] = utc_now,
         in_flight: int = IN_FLIGHT,
         ledger: Ledger | None = None,
+        data_keys: DataKeys | None = None,
+        may_keep: Callable[[str], Awaitable[bool]] | None = None,
     ) -> None:
         self._blobs = blobs
         self._keys = keys
+        self._data_keys = data_keys or DataKeys(keys, clock=clock)
+        self._may_keep = may_keep or _always
         self._clock = clock
         self._in_flight = in_flight
         self._ledger = ledger or Unrecorded()
@@ -325,7 +338,17 @@ class Vault:
             check_names(KEYRING, f"{account}/{plugin}")
             if "/" in account + plugin:
                 raise ValueError("an account's and a plugin's name are one segment each")
-            found = Store(self._blobs, self._keys, self._clock, account, plugin, self._in_flight, self._ledger)
+            found = Store(
+                self._blobs,
+                self._keys,
+                self._data_keys,
+                self._may_keep,
+                self._clock,
+                account,
+                plugin,
+                self._in_flight,
+                self._ledger,
+            )
             self._stores[account, plugin] = found
             if len(self._stores) > _STORES:
                 # Whoever still holds it goes on; a newer one has data keys of its own.
@@ -416,6 +439,7 @@ class Vault:
                 await self._keys.destroy(key_name(day))
 
     def _forget(self, day: str) -> None:
+        self._data_keys.forget()
         for store in self._stores.values():
             store.forget(day)
 
@@ -458,6 +482,10 @@ class Vault:
             if not IS_DELETION.fullmatch(blob.name):
                 return False
         return True
+
+
+async def _always(account: str) -> bool:
+    return True
 
 
 def _check_record(record: str) -> None:

@@ -13,9 +13,11 @@ import pytest
 
 from sluicegate import documents as module
 from sluicegate.accounts import Account, Accounts
+from sluicegate.customer_keys import customer_key
 from sluicegate.errors import BlobExists, BlobNotFound, KeyNotFound, StorageUnavailable
 from sluicegate.testing import MemoryKeys, MemoryStorage
 from sluicegate.types import Principal, Role
+from tests.customers import ENCRYPTION, URL
 
 
 @pytest.fixture
@@ -376,3 +378,69 @@ async def test_an_identity_that_is_no_object_id_is_refused(accounts, identity):
         await accounts.assign_role("contoso", identity, Role.CALLER)
 
     assert await accounts.roles_of(identity) == {}
+
+
+async def test_content_may_be_kept_until_somebody_says_no_more(accounts, blobs, keys):
+    await contoso(accounts)
+    other = Accounts(blobs, keys)
+    assert ((await other.get("contoso")).content_logging, await other.keeps_content("contoso")) == (True, True)
+
+    await accounts.set_content_logging("contoso", False)
+
+    assert (await accounts.get("contoso")).content_logging is False
+    assert await other.keeps_content("contoso") is False
+    assert await other.retention_days("contoso") == 0
+    await accounts.set_content_logging("contoso", True)
+    assert (await other.keeps_content("contoso"), await other.retention_days("contoso")) == (True, 30)
+
+
+@pytest.mark.parametrize("damage", [None, "true", 1, {}])
+async def test_a_damaged_document_keeps_no_content(accounts, blobs, damage):
+    await contoso(accounts)
+    document = json.loads((await blobs.get("accounts", "account/contoso")).data)
+
+    await blobs.put("accounts", "account/contoso", json.dumps({**document, "content_logging": damage}).encode())
+
+    assert await accounts.keeps_content("contoso") is False
+
+
+async def test_of_a_deleted_or_unknown_account_no_content_is_kept(accounts):
+    await contoso(accounts)
+    await accounts.delete("contoso")
+
+    assert [await accounts.keeps_content(name) for name in ("contoso", "absent")] == [False, False]
+
+
+async def test_an_account_may_name_a_key_of_its_own(accounts, blobs, keys):
+    await contoso(accounts)
+    other = {
+        "keySource": "Microsoft.KeyVault",
+        "keyVaultProperties": {
+            "keyVaultUri": "https://other.vault.azure.net/",
+            "keyName": "theirs",
+            "identityClientId": "9f2c1c52-6a35-4b0c-8a9e-0f3a0d1e2b4c",
+        },
+    }
+
+    await accounts.set_encryption("contoso", ENCRYPTION)
+    await accounts.set_encryption("contoso", other)
+
+    found = await Accounts(blobs, keys).get("contoso")
+    assert found.customer_key == customer_key(other)
+    assert found.vaults == {
+        URL: None,
+        "https://other.vault.azure.net": "9f2c1c52-6a35-4b0c-8a9e-0f3a0d1e2b4c",
+    }
+    await accounts.set_encryption("contoso", None)
+    found = await accounts.get("contoso")
+    assert (found.customer_key, len(found.vaults)) == (None, 2)
+
+
+async def test_a_key_of_another_shape_changes_nothing(accounts):
+    await contoso(accounts)
+    await accounts.set_encryption("contoso", ENCRYPTION)
+
+    with pytest.raises(ValueError, match="keyName"):
+        await accounts.set_encryption("contoso", {**ENCRYPTION, "keyVaultProperties": {"keyVaultUri": URL}})
+
+    assert (await accounts.get("contoso")).customer_key == customer_key(ENCRYPTION)

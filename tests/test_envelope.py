@@ -9,16 +9,20 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.keywrap import aes_key_unwrap
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sluicegate.envelope import (
     DataKey,
     Place,
+    RingEntry,
     header_size,
+    joined,
     read_header,
     read_ring_entry,
     ring_entry,
+    split,
     user_mark,
     without,
 )
@@ -116,8 +120,36 @@ def test_what_is_sealed_today_has_the_layout_of_version_1():
 def test_the_wrapped_key_of_version_1_is_read():
     wrapped = WrappedKey("ret-20260101/1", "A256KW", bytes(range(40)))
 
-    assert read_ring_entry(VECTOR["ring_entry"].encode()) == wrapped
+    assert read_ring_entry(VECTOR["ring_entry"].encode()) == RingEntry(wrapped)
     assert ring_entry(wrapped) == VECTOR["ring_entry"].encode()
+
+
+def test_the_wrapped_key_of_version_2_is_read():
+    content = (Path(__file__).parent / "vectors/ring-entry-v2.json").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == "71bd17eae034343d58e9cf5120d0816a90c0da11734fc1d23839b8f7e5267bd7"
+    vector = json.loads(content)
+    stored = vector["ring_entry"].encode()
+
+    entry = read_ring_entry(stored)
+
+    assert (entry.wrapped.key_id, entry.customer.vault) == ("ret-20260101/1", "folder:/contoso/keys")
+    first = aes_key_unwrap(bytes.fromhex(vector["day_key"]), entry.wrapped.ciphertext)
+    second = aes_key_unwrap(bytes.fromhex(vector["customer_key"]), entry.customer.wrapped.ciphertext)
+    assert joined(first, second).hex() == vector["secret"]
+    assert ring_entry(entry.wrapped, entry.customer) == stored
+
+
+def test_a_share_says_nothing_of_the_data_key():
+    shares = [split(SECRET) for _ in range(2)]
+
+    assert [joined(*each) for each in shares] == [SECRET, SECRET]
+    assert len({SECRET, *shares[0], *shares[1]}) == 5
+
+
+@pytest.mark.parametrize("share", [b"", bytes(31), bytes(33)])
+def test_a_share_of_another_length_is_refused(share):
+    with pytest.raises(SealBroken, match="wrong length"):
+        joined(bytes(32), share)
 
 
 @settings(max_examples=1000)
@@ -301,6 +333,12 @@ def test_no_record_is_there_in_plain_text():
         b'{"v":1,"key_id":1,"algorithm":"A256KW","ciphertext":"AAAA"}',
         b'{"v":1,"key_id":"k/1","algorithm":"A256KW","ciphertext":"A*AA"}',
         b'{"v":1,"key_id":"k/1","algorithm":"A256KW"}',
+        b'{"v":3,"key_id":"k/1","algorithm":"A256KW","ciphertext":"AAAA"}',
+        b'{"v":true,"key_id":"k/1","algorithm":"A256KW","ciphertext":"AAAA"}',
+        b'{"v":2,"key_id":"k/1","algorithm":"A256KW","ciphertext":"AAAA","customer":null}',
+        b'{"v":2,"key_id":"k/1","algorithm":"A256KW","ciphertext":"AAAA","customer":{"vault":"v"}}',
+        b'{"v":2,"key_id":"k/1","algorithm":"A256KW","ciphertext":"AAAA",'
+        b'"customer":{"key_id":"k/1","algorithm":"A256KW","ciphertext":"AAAA"}}',
     ],
 )
 def test_a_broken_wrapped_key_is_refused(entry):

@@ -28,7 +28,7 @@ _HSM = re.compile(r"[a-z0-9-]+\.managedhsm\.(?:azure\.net|azure\.cn|usgovcloudap
 
 
 @hookimpl
-def open_keys(url: str) -> KeyService | None:
+def open_keys(url: str, identity: str | None) -> KeyService | None:
     """Open a vault of any Azure cloud by its URL."""
     match = _URL.fullmatch(url)
     host = match[1].lower() if match else ""
@@ -41,4 +41,4 @@ def open_keys(url: str) -> KeyService | None:
         raise StartupError(f"the key URL must be the vault alone, https://{host}; keys are named elsewhere")
     from plugins.azure_key_vault.vault import KeyVault
 
-    return KeyVault(f"https://{host}")
+    return KeyVault(f"https://{host}", identity=identity)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
-from sluicegate.errors import KeyNotFound, KeyUnavailable, SealBroken, ServiceError
+from sluicegate.errors import KeyNotFound, KeyRefused, KeyUnavailable, SealBroken, ServiceError
 
 if TYPE_CHECKING:
     from azure.core.exceptions import HttpResponseError
@@ -35,12 +35,16 @@ _REMEDIES = {
 }
 
 
-def connect(url: str) -> tuple[KeyClient, Credential]:
-    """Return a client and the credential it uses; both need closing. Nothing is sent yet."""
+def connect(url: str, identity: str | None) -> tuple[KeyClient, Credential]:
+    """Return a client and the credential it uses; both need closing. Nothing is sent yet.
+
+    Args:
+        identity: Client id of a user-assigned identity; None for the app's own.
+    """
     # Slow to import, and only some deployments need it.
     from azure.keyvault.keys.aio import KeyClient
 
-    credential = _credential()
+    credential = _credential(identity or os.environ.get("AZURE_CLIENT_ID"))
     client = KeyClient(
         url,
         credential,
@@ -104,16 +108,17 @@ def _mapped(error: HttpResponseError, vault: str, verb: str, key: str) -> Servic
         return SealBroken("a wrapped key was changed")
     code = code_of(error)
     remedy = _REMEDIES.get(code, "see the vault's log")
-    return KeyUnavailable(f"{vault} does not {verb} {key}: {error.status_code} {code}; {remedy}")
+    kind = KeyRefused if error.status_code == 403 else KeyUnavailable
+    return kind(f"{vault} does not {verb} {key}: {error.status_code} {code}; {remedy}")
 
 
-def _credential() -> Credential:
+def _credential(client_id: str | None) -> Credential:
     from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
 
     # On Azure the app's identity and nothing else; the default tries a dozen sources, slowly.
     if "IDENTITY_ENDPOINT" in os.environ:
-        return ManagedIdentityCredential(client_id=os.environ.get("AZURE_CLIENT_ID"))
-    return DefaultAzureCredential()
+        return ManagedIdentityCredential(client_id=client_id)
+    return DefaultAzureCredential(managed_identity_client_id=client_id)
 
 
 def _transport() -> AioHttpTransport:

@@ -10,7 +10,7 @@ import base64
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sluicegate.errors import KeyUnavailable
+from sluicegate.errors import KeyRefused, KeyUnavailable
 
 if TYPE_CHECKING:
     from azure.keyvault.keys import KeyProperties, KeyVaultKey
@@ -65,15 +65,13 @@ def weaknesses_of(any_key: KeyProperties) -> list[str]:
 def _check_state(key: KeyVaultKey, operation: str, now: datetime) -> None:
     state = key.properties
     if not state.enabled:
-        raise KeyUnavailable(f"{_named(key)} is disabled: enable it")
+        raise KeyRefused(f"{_named(key)} is disabled: enable it")
     if state.not_before is not None and now < state.not_before:
-        raise KeyUnavailable(f"{_named(key)} is not valid before {state.not_before.isoformat()}")
+        raise KeyRefused(f"{_named(key)} is not valid before {state.not_before.isoformat()}")
     if state.expires_on is not None and now >= state.expires_on:
-        raise KeyUnavailable(
-            f"{_named(key)} expired at {state.expires_on.isoformat()}: rotate it, or let it last longer"
-        )
+        raise KeyRefused(f"{_named(key)} expired at {state.expires_on.isoformat()}: rotate it, or let it last longer")
     if operation not in key.key_operations:
-        raise KeyUnavailable(f"{_named(key)} does not permit {operation}: add it to the key's permitted operations")
+        raise KeyRefused(f"{_named(key)} does not permit {operation}: add it to the key's permitted operations")
 
 
 def _kind(key: KeyVaultKey) -> str:

@@ -71,6 +71,7 @@ class KeyVault:
 
     Args:
         url: ``https://HOST``, in lower case.
+        identity: Client id of the identity that asks; None for the app's own.
         clock: Returns the present, aware.
         within_s: Seconds that a request waits for the vault, retries included.
         pause_s: Seconds between two looks at a key that is being deleted.
@@ -80,11 +81,13 @@ class KeyVault:
         self,
         url: str,
         *,
+        identity: str | None = None,
         clock: Callable[[], datetime] = utc_now,
         within_s: float = WITHIN_S,
         pause_s: float = PAUSE_S,
     ) -> None:
         self._url = url
+        self._identity = identity
         self._clock = clock
         self._within_s = within_s
         self._pause_s = pause_s
@@ -201,7 +204,7 @@ class KeyVault:
 
     def _client(self) -> KeyClient:
         if self._connected is None:
-            self._connected = connect(self._url)
+            self._connected = connect(self._url, self._identity)
         return self._connected[0]
 
     def _asking(self, verb: str, name: str, within_s: float | None = None) -> AbstractAsyncContextManager[None]:

@@ -14,7 +14,7 @@ For example::
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from types import ModuleType, TracebackType
@@ -149,6 +149,7 @@ class Assembly:
     Args:
         pre_filter: Plugins, or :class:`Use` of them; likewise the other stages.
         policy: The content-filter policy of its deployment.
+        may_keep: Returns whether content of the account may be kept; it may be unless given.
 
     Attributes:
         exchanges: What ``retain`` was given, in order.
@@ -162,6 +163,7 @@ class Assembly:
         post_filter: Sequence[object] = (),
         retain: Sequence[object] = (),
         policy: Policy = DEFAULT_V2,
+        may_keep: Callable[[str], Awaitable[bool]] | None = None,
     ) -> None:
         self.model = model
         self.policy = policy
@@ -183,7 +185,7 @@ class Assembly:
                 steps.setdefault(stage, []).append(Step(plugin=name, required=use.required))
         pipeline = Stages.model_validate({"authenticate": [], **steps})
         self.plugins = _loaded(named, settings, pipeline)
-        self.pipeline = Pipeline(self.plugins, pipeline, self.vault)
+        self.pipeline = Pipeline(self.plugins, pipeline, self.vault, may_keep)
 
     def call(self, request: str | Request) -> Call:
         """Return a call of the fake model, ready for ``pipeline.chunks`` or ``pipeline.embeddings``."""
@@ -248,8 +250,9 @@ async def answered(
     model = FakeModel(model) if isinstance(model, str) else model
     chunks: list[Chunk] = []
     error: ApiError | Refused | None = None
-    stages = {"pre_filter": pre_filter, "post_filter": post_filter, "retain": retain}
-    async with Assembly(model, **stages, policy=policy) as assembly:
+    async with Assembly(
+        model, pre_filter=pre_filter, post_filter=post_filter, retain=retain, policy=policy
+    ) as assembly:
         call = assembly.call(request)
         try:
             if isinstance(call.request, EmbeddingRequest):

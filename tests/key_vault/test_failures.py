@@ -172,7 +172,7 @@ async def test_a_laptop_opens_a_vault_as_whoever_is_signed_in(vault, keys, monke
 
 async def test_closing_an_unused_service_connects_to_nothing(stand_in, vault):
     before = stand_in.requests
-    keys = azure_key_vault.open_keys(f"https://{vault.host}")
+    keys = azure_key_vault.open_keys(f"https://{vault.host}", None)
 
     await keys.close()
 

@@ -21,7 +21,7 @@ RSA = KeyWrapAlgorithm.rsa_oaep_256
 
 @asynccontextmanager
 async def connected(host):
-    client, credential = connect(f"https://{host}")
+    client, credential = connect(f"https://{host}", None)
     try:
         yield client
     finally:
@@ -120,7 +120,7 @@ import asyncio, os
 from plugins.azure_key_vault import open_keys
 
 async def main():
-    keys = open_keys(os.environ["SLUICEGATE_KEYS"])
+    keys = open_keys(os.environ["SLUICEGATE_KEYS"], None)
     wrapped = await keys.wrap("ret-20260101", bytes(range(32)))
     assert await keys.unwrap(wrapped) == bytes(range(32))
     assert await keys.destroy("ret-20260101")

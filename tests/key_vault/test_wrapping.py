@@ -20,7 +20,7 @@ def seconds(clock, **later):
 
 
 async def test_keeps_the_contract_of_a_key_service(vault):
-    await check_keys(lambda: azure_key_vault.open_keys(f"https://{vault.host}"))
+    await check_keys(lambda: azure_key_vault.open_keys(f"https://{vault.host}", None))
 
 
 async def test_wrapping_asks_the_vault_only_once(vault, keys):
