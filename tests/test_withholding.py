@@ -13,8 +13,10 @@ import pytest
 from plugins import local_folder, local_keys
 from sluicegate import retention
 from sluicegate.accounts import Accounts
+from sluicegate.audit import Audit
 from sluicegate.batch_writer import HEED
 from sluicegate.errors import PluginFailed, StorageUnavailable
+from sluicegate.receipts import Receipts
 from sluicegate.testing import Assembly, FakeModel, FrozenClock, MemoryKeys, MemoryStorage
 from sluicegate.types import OfAccount
 from sluicegate.vault import KEYRING, Vault
@@ -126,8 +128,9 @@ async def test_in_the_process_that_approves_nothing_more_is_written(accounts, bl
     assert await stored(blobs) == []
 
 
-async def test_the_purge_takes_what_was_kept_before(accounts, blobs, clock, process):
+async def test_the_purge_takes_what_was_kept_before(accounts, blobs, keys, clock, process):
     vault = process()
+    receipts = Receipts(blobs, keys, Audit(blobs, keys, origin="log", clock=clock), clock=clock)
     await vault.store("contoso", "keeper").keep("one", SECRET)
     await accounts.set_content_logging("contoso", False)
 
@@ -138,7 +141,7 @@ async def test_the_purge_takes_what_was_kept_before(accounts, blobs, clock, proc
         async def call(self, name, hook, expected, **arguments):
             return await arguments["store"].purge(arguments["scope"])
 
-    await retention.purge(vault, Plugins(), accounts, now=clock.now)
+    await retention.purge(vault, Plugins(), accounts, receipts, now=clock.now)
 
     assert await stored(blobs) == []
 
