@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from plugins._reading import Reading
+
 from .entities import Entity, Finding, PhoneNumbers
-from .reading import Reading
 from .segments import MEMORY, search
 
 
@@ -16,7 +17,7 @@ class Scan:
     Args:
         entities: In the order in which they claim text.
         on_found: Told of each finding, in order, and where in the channel it begins; returns whether it is to be replaced.
-        is_json: The channel is JSON, and stays it; None if that is so when it begins like an object or a list.
+        is_json: The channel is JSON, and stays it; None if that is to be seen from how it begins.
 
     Attributes:
         sent: Replaces what is to be replaced.
@@ -34,21 +35,12 @@ class Scan:
         self.redacted = Replacing()
         self._entities = entities
         self._on_found = on_found
-        self._reading = None if is_json is None else Reading(is_json=is_json)
-        self._blank = ""
+        self._reading = Reading(is_json=is_json)
         self._undecided = 0
 
     def feed(self, text: str, final: bool) -> int:
         """As :meth:`sluicegate.streams.Scanner.feed`."""
-        if self._reading is None:
-            text = self._blank + text
-            if (not text or text.isspace()) and not final:
-                self._blank = text
-                return 0
-            self._reading = Reading(is_json=text.lstrip()[:1] in ("{", "["))
-        return self._search(self._reading, text, final)
-
-    def _search(self, reading: Reading, text: str, final: bool) -> int:
+        reading = self._reading
         reading.read(text, final)
         found, undecided = search(reading.text, self._undecided, final, self._entities)
         for finding in found:

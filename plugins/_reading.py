@@ -21,7 +21,8 @@ class Reading:
     """What has been read of a channel and not been forgotten.
 
     Args:
-        is_json: The channel is JSON; strings are read without their escapes.
+        is_json: The channel is JSON; strings are read without their escapes. None if that is so when it begins like an
+            object or a list.
 
     Attributes:
         text: As its readers see it.
@@ -29,7 +30,7 @@ class Reading:
         position: Where the channel goes on.
     """
 
-    def __init__(self, *, is_json: bool) -> None:
+    def __init__(self, *, is_json: bool | None) -> None:
         self.text = ""
         self.places: list[int] = []
         self.position = 0
@@ -42,6 +43,9 @@ class Reading:
         """Read the next piece."""
         piece = self._unread + piece
         self._unread = ""
+        if self._is_json is None and (beginning := piece.lstrip()[:1]):
+            self._is_json = beginning in ("{", "[")
+            self._bare = [True] * len(self.text)
         if self._is_json or not piece.isascii():
             self._read_slowly(piece, final)
             return
@@ -55,7 +59,7 @@ class Reading:
 
     def is_bare(self, index: int) -> bool:
         """Return whether a character belongs to JSON outside its strings, such as a number."""
-        return self._is_json and self._bare[index]
+        return bool(self._is_json) and self._bare[index]
 
     def forget(self, count: int) -> None:
         """Forget the first characters."""
