@@ -24,7 +24,6 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sluicegate.config import describe
 from sluicegate.errors import StartupError
 
 from .tokens import Kind
@@ -69,7 +68,8 @@ def works(manifest: Path) -> Iterator[Work]:
     try:
         sources = _Manifest.model_validate(tomllib.loads(manifest.read_text(encoding="utf-8"))).sources
     except ValidationError as error:
-        raise StartupError(f"{manifest}: {describe(error)}") from None
+        wrong = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_input=False))
+        raise StartupError(f"{manifest}: {'; '.join(wrong)}") from None
     except (OSError, ValueError) as error:
         raise StartupError(f"{manifest}: {error}") from None
     for source in sources:
