@@ -28,8 +28,17 @@ Floats = NDArray[np.float32]
 MIX = {"linear": (1.0, 0.0, 0.0), "early": (0.3, 1.0, 0.0), "late": (0.3, 0.5, 0.7)}
 # Forum texts around the edge of what annotators call hate; false alarms on them say little about ordinary text.
 EDGE = ("edos", "hatemoji", "misogyny", "davidson", "mlma", "toxigen", "safetext", "wiki_nonfuzzed", "toxic_spans")
-BENIGN_RATE = {"harm": 0.02, "hate": 0.02, "harass": 0.015, "sexual": 0.006, "violence": 0.008, "selfharm": 0.004}
-BENIGN_RATE |= {"attack": 0.008, "indirect": 0.02}
+# Per head, the share of ordinary benign texts that may be flagged, and of texts written to look like the head's positives.
+BENIGN_RATE = {"harm": 0.02, "hate": 0.015, "harass": 0.015, "sexual": 0.006, "violence": 0.008, "selfharm": 0.004}
+BENIGN_RATE |= {"attack": 0.006, "indirect": 0.02}
+LOOK_ALIKES = {
+    "harm": ("written_look_ok", "written_nonsense", "written_define", "written_privacy_ok"),
+    "hate": ("written_hate", "written_identity", "written_target", "written_reclaimed", "written_opinion"),
+    "violence": ("written_look_ok", "written_violence_ok", "written_news", "written_history"),
+    "selfharm": ("written_selfharm_ok", "written_crisis_support", "written_sad"),
+    "attack": ("written_trigger", "written_inject_lookalike", "written_prose_ok", "written_roleplay"),
+}
+LOOK_ALIKE_RATE = {"harm": 0.03, "hate": 0.12, "violence": 0.03, "selfharm": 0.04, "attack": 0.02}
 LOW_RATE = 0.04
 LOST = 0.015
 
@@ -101,13 +110,23 @@ def gate(near: Floats, flagged: NDArray[np.bool_]) -> float:
     return round(float(np.quantile(near[flagged], LOST)), 5)
 
 
-def thresholds(late: Floats, labels: Floats, benign: NDArray[np.bool_]) -> dict[str, float]:
-    """Return the threshold per head that only its share of the benign texts exceeds."""
-    found = {}
+def thresholds(found: list[Row], late: Floats, labels: Floats) -> dict[str, float]:
+    """Return the threshold per head that only its share of ordinary benign texts exceeds, and of those that look like harm."""
+    clean = (labels[:, 0] == 0) & (labels[:, :7] <= 0).all(1)
+    ordinary = clean & ~np.array([row.source.startswith((*EDGE, *LOOK_ALIKES["hate"])) for row in found])
+    limits = {}
     for own, head in enumerate(HEADS):
-        clean = benign if head != "indirect" else labels[:, own] == 0
-        found[NAMES[own]] = round(float(np.quantile(late[clean, own], 1 - BENIGN_RATE[head])), 5)
-    return found
+        benign = ordinary if head != "indirect" else labels[:, own] == 0
+        limit = np.quantile(late[benign, own], 1 - BENIGN_RATE[head])
+        if head in LOOK_ALIKES:
+            alike = (labels[:, own] == 0) & np.array([row.source.startswith(LOOK_ALIKES[head]) for row in found])
+            other = np.quantile(late[alike, own], 1 - LOOK_ALIKE_RATE[head])
+            print(
+                f"{head:9} limit of {benign.sum()} ordinary texts {limit:.3f}, of {alike.sum()} look-alikes {other:.3f}"
+            )
+            limit = max(limit, other)
+        limits[NAMES[own]] = round(float(limit), 5)
+    return limits
 
 
 def cut_points(scores: Floats, human: Floats, lowest: float, medium: float) -> list[float]:
@@ -180,9 +199,8 @@ def main() -> None:
     weights = np.array([row.weight for row in found], np.float32)
     fitted: dict[str, Any] = {"blends": blends(logits, labels, weights)}
     linear, early, late = (probabilities(fitted["blends"], logits, stage) for stage in ("linear", "early", "late"))
-    edge = np.array([row.source.startswith(EDGE) for row in found])
-    benign = (labels[:, 0] == 0) & (labels[:, :7] <= 0).all(1) & ~edge
-    fitted["thresholds"] = thresholds(late, labels, benign)
+    fitted["thresholds"] = thresholds(found, late, labels)
+    benign = (labels[:, 0] == 0) & (labels[:, :7] <= 0).all(1)
     limit = np.array([fitted["thresholds"][name] for name in NAMES])
     flagged = (late >= limit)[:, :-1].any(1)
     fitted["gates"] = {

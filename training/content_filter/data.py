@@ -22,6 +22,22 @@ UNSEEN = frozenset(
     | {"indirect_bipia_email", "oasst", "oasst_eval", "cyberseceval_frr", "hh_harmless", "convabuse", "jackhhao"}
 )
 
+# People writing to people, before anyone wrote to a language model: whatever else they are, no attack on one.
+FORUMS = frozenset(
+    {
+        "jigsaw",
+        "davidson",
+        "davidson_sexual",
+        "edos",
+        "paradetox",
+        "goemotions",
+        "hatemojibuild",
+        "toxic_spans",
+        "surge",
+    }
+    | {"misogyny_eacl", "mlma", "counselchat", "diasafety", "safetext", "wiki_nonfuzzed", "ibm_jigsaw6", "madlibs"}
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -41,7 +57,10 @@ def rows(pool: Path, split: str) -> Iterator[Row]:
         if row["lic"] != "ok" or row["src"] in FORBIDDEN:
             continue
         if split == "train" or split == ("test" if _half(row["text"]) else "tune"):
-            yield Row(row["text"], row["src"], {head: int(value > 0.5) for head, value in row["y"].items()}, row["w"])
+            labels = {head: int(value > 0.5) for head, value in row["y"].items()}
+            if row["src"] in FORUMS:
+                labels.setdefault("attack", 0)
+            yield Row(row["text"], row["src"], labels, row["w"])
 
 
 def written(path: Path, split: str) -> Iterator[Row]:

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from training.content_filter.data import HEADS
-from training.content_filter.network import EXIT, HEADS_PER_LAYER, LAYERS, WIDTH
+from training.content_filter.network import EXIT, HEADS_PER_LAYER, LAYERS, WIDTH, averaged
 
 MICROSOFT = "com.microsoft"
 LONGEST = 258
@@ -121,9 +120,9 @@ def leave(graph: Graph, x: str, number: int) -> str:
     return graph.add("Add", ["exit_local", "exit_biased"], "logits")
 
 
-def export(checkpoint: Path, folder: Path) -> None:
-    """Write both halves into ``folder``."""
-    weights = {name: value.float().numpy() for name, value in torch.load(checkpoint)["model"].items()}
+def export(checkpoints: list[Path], folder: Path) -> None:
+    """Write both halves of the checkpoints' mean into ``folder``."""
+    weights = {name: value.numpy() for name, value in averaged(checkpoints).items()}
     ids = helper.make_tensor_value_info("ids", TensorProto.INT32, [1, "tokens"])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, len(HEADS)])
     lower = Graph(weights)
@@ -145,7 +144,7 @@ def export(checkpoint: Path, folder: Path) -> None:
 def main() -> None:
     """Read the command line and export."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--checkpoint", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     arguments = parser.parse_args()
     export(arguments.checkpoint, arguments.out)

@@ -10,6 +10,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,9 +21,10 @@ from torch.nn import functional as f
 from plugins.content_filter.normalise import normalise
 from plugins.content_filter.wordpiece import WordPiece
 from training.content_filter.data import HEADS, UNSEEN, Row, rows, written
-from training.content_filter.network import Encoder, pretrained
+from training.content_filter.network import Encoder, averaged, pretrained
 
-WINDOW, LONG_WINDOW = 112, 256
+WINDOW, LONG_WINDOW = 104, 160
+LONGEST = 600
 HEAD_WEIGHT = torch.tensor([1.0, 1.2, 0.4, 1.5, 1.5, 2.0, 1.5, 1.5])
 POSITIVE_WEIGHT = torch.tensor([1.0, 1.0, 1.0, 2.0, 2.0, 3.0, 1.5, 1.0])
 SECONDS_BETWEEN_CHECKPOINTS = 180
@@ -37,29 +39,37 @@ class Examples:
     weights: NDArray[np.float32]
 
 
-def tokenise(found: list[Row], tokeniser: WordPiece) -> Examples:
-    """Return the rows as token ids, each head's label or -1, and loss weights."""
-    ids = [tokeniser.encode(normalise(row.text, tokeniser.words)) for row in found]
+class Shown(NamedTuple):
+    """One text as one epoch shows it."""
+
+    ids: list[int]
+    labels: NDArray[np.float32]
+    weight: float
+
+
+def tokenise(found: list[Row], vocabulary: Path, cache: Path | None) -> Examples:
+    """Return the rows as token ids, each head's label or -1, and loss weights; token ids come from the cache if it is there."""
+    if cache and cache.exists():
+        ids = torch.load(cache)
+    else:
+        tokeniser = WordPiece(vocabulary.read_text(encoding="utf-8").rstrip("\n").split("\n"))
+        ids = [tokeniser.encode(normalise(row.text, tokeniser.words))[:LONGEST] for row in found]
+        if cache:
+            torch.save(ids, cache)
     labels = np.array([[row.labels.get(head, -1) for head in HEADS] for row in found], np.float32)
     return Examples(ids, labels, np.array([row.weight for row in found], np.float32))
 
 
-def batches(examples: Examples, order: NDArray[np.int64], tokens: int) -> list[NDArray[np.int64]]:
-    """Cut ``order`` into batches of similar length and at most ``tokens`` padded tokens, themselves in random order."""
-    length = np.array([min(len(ids), LONG_WINDOW) for ids in examples.ids])[order]
-    by_length = order[np.argsort(length + np.random.rand(len(order)) * 6, kind="stable")]
-    found: list[NDArray[np.int64]] = []
-    start = 0
-    while start < len(by_length):
-        longest, end = 0, start
-        while end < len(by_length):
-            longest = max(longest, min(len(examples.ids[by_length[end]]), LONG_WINDOW) + 2)
-            if (end + 1 - start) * longest > tokens or end - start >= 128:
-                break
-            end += 1
-        found.append(by_length[start : max(end, start + 1)])
-        start = max(end, start + 1)
-    np.random.shuffle(found)
+def batches(shown: list[Shown], tokens: int, chance: np.random.Generator) -> list[list[Shown]]:
+    """Cut an epoch into batches of similar length and at most ``tokens`` padded tokens, themselves in random order."""
+    length = np.array([len(each.ids) for each in shown])
+    found: list[list[Shown]] = [[]]
+    for place in np.argsort(length + chance.random(len(shown)) * 6, kind="stable"):
+        longest = max([len(shown[place].ids), *(len(each.ids) for each in found[-1][-1:])]) + 8
+        if found[-1] and ((len(found[-1]) + 1) * longest > tokens or len(found[-1]) >= 128):
+            found.append([])
+        found[-1].append(shown[place])
+    chance.shuffle(found)
     return found
 
 
@@ -74,27 +84,30 @@ def padded(windows: list[list[int]]) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def window(ids: list[int], labels: NDArray[np.float32]) -> list[int]:
-    """Return the part of a text that is shown this time: documents in full, half of the others from a random place."""
-    size = LONG_WINDOW if labels[7] >= 0 else WINDOW
-    start = np.random.randint(len(ids) - size + 1) if len(ids) > size and np.random.rand() < 0.4 else 0
-    return ids[start : start + size]
-
-
-def joined(
-    examples: Examples, row: int, benign: NDArray[np.int64], share: float
-) -> tuple[list[int], NDArray[np.float32]]:
-    """Return a row's window and labels, in ``share`` of the cases with a benign text before or after it.
+def epoch(examples: Examples, picked: NDArray[np.int64], share: float, chance: np.random.Generator) -> list[Shown]:
+    """Return what is shown of the picked rows: a window of each, in ``share`` of the cases beside a benign text.
 
     So that one bad sentence counts among harmless ones. A head is 0 only where it is 0 for both texts.
     """
-    ids, labels = window(examples.ids[row], examples.labels[row]), examples.labels[row]
-    if len(ids) > WINDOW // 2 or np.random.rand() >= share:
-        return ids, labels
-    other = benign[np.random.randint(len(benign))]
-    more = examples.ids[other][: WINDOW - len(ids)]
-    both = np.where((labels == 0) & (examples.labels[other] != 0), -1, labels).astype(np.float32)
-    return (ids + more if np.random.rand() < 0.5 else more + ids), both
+    benign = np.flatnonzero((examples.labels <= 0).all(1) & (examples.labels[:, 0] == 0))
+    found = []
+    for row in picked:
+        labels = examples.labels[row]
+        ids = window(examples.ids[row], labels, chance)
+        if len(ids) <= WINDOW * 2 // 3 and chance.random() < share:
+            other = chance.choice(benign)
+            more = examples.ids[other][: min(WINDOW - len(ids), 12 + int(chance.integers(40)))]
+            labels = np.where((labels == 0) & (examples.labels[other] != 0), -1, labels).astype(np.float32)
+            ids = ids + more if chance.random() < 0.5 else more + ids
+        found.append(Shown(ids, labels, float(examples.weights[row])))
+    return found
+
+
+def window(ids: list[int], labels: NDArray[np.float32], chance: np.random.Generator) -> list[int]:
+    """Return the part of a text that is shown this time: more of documents, and of others now and then a later part."""
+    size = LONG_WINDOW if labels[7] >= 0 else WINDOW
+    start = int(chance.integers(len(ids) - size + 1)) if len(ids) > size and chance.random() < 0.4 else 0
+    return ids[start : start + size]
 
 
 def loss_of(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
@@ -118,27 +131,28 @@ def parameter_groups(model: Encoder, rate: float, frozen: int) -> list[dict[str,
     return groups
 
 
-def sample(found: list[Row], labels: NDArray[np.float32], largest: int) -> NDArray[np.int64]:
-    """Return one epoch's rows: big benign or one-note sources are thinned, rare positives come twice."""
+def sample(
+    found: list[Row], labels: NDArray[np.float32], largest: int, chance: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return one epoch's rows: big sources are thinned, the pool's rare positives come twice."""
     sources: dict[str, int] = {}
     for row in found:
         sources[row.source] = sources.get(row.source, 0) + 1
-    chance = np.array([min(1.0, (largest / sources[row.source]) ** 0.5) for row in found])
-    rare = (labels[:, 3:8] == 1).any(1)
-    picked = np.flatnonzero(np.random.rand(len(found)) < np.where(rare, 1.0, chance))
+    share = np.array([min(1.0, (largest / sources[row.source]) ** 0.5) for row in found])
+    rare = (labels[:, 3:7] == 1).any(1) & np.array([not row.source.startswith("written") for row in found])
+    picked = np.flatnonzero(chance.random(len(found)) < np.where(rare, 1.0, share))
     return np.concatenate([picked, np.flatnonzero(rare)])
 
 
 def train(arguments: argparse.Namespace) -> None:
     """Run one stage to its end, from its checkpoint if there is one."""
-    tokeniser = WordPiece((arguments.base / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n"))
     found = [row for row in rows(arguments.pool, "train") if arguments.stage > 1 or row.source not in UNSEEN]
     if arguments.written:
         found += list(written(arguments.written, "train"))
-    examples = tokenise(found, tokeniser)
+    examples = tokenise(found, arguments.base / "vocab.txt", arguments.cache)
     model = pretrained(arguments.base / "model.safetensors", len(HEADS))
     if arguments.start:
-        model.load_state_dict(torch.load(arguments.start)["model"])
+        model.load_state_dict(averaged(arguments.start))
     optimiser = torch.optim.AdamW(parameter_groups(model, arguments.rate, arguments.frozen), lr=0.0, betas=(0.9, 0.98))
     state = {"epoch": 0, "step": 0, "batch": 0}
     if arguments.out.exists():
@@ -162,25 +176,26 @@ def run_epochs(
     saved_at = logged_at = time.monotonic()
     total = 0
     mean = 0.0
-    for epoch in range(state["epoch"], arguments.epochs):
-        np.random.seed(arguments.seed + epoch)
-        torch.manual_seed(arguments.seed + epoch)
-        plan = batches(examples, sample(found, examples.labels, arguments.largest), arguments.tokens)
+    for number in range(state["epoch"], arguments.epochs):
+        chance = np.random.default_rng(arguments.seed + number)
+        torch.manual_seed(arguments.seed + number)
+        picked = sample(found, examples.labels, arguments.largest, chance)
+        plan = batches(epoch(examples, picked, arguments.join, chance), arguments.tokens, chance)
         total = total or arguments.steps or len(plan) * arguments.epochs
-        for number, picked in enumerate(plan):
-            if number < state["batch"] or state["step"] >= total:
+        for place, batch in enumerate(plan):
+            if place < state["batch"] or state["step"] >= total:
                 continue
             schedule(optimiser, state["step"], total)
-            mean = 0.98 * mean + 0.02 * step(model, optimiser, examples, picked, arguments.dropout, arguments.join)
-            state = {"epoch": epoch, "step": state["step"] + 1, "batch": number + 1}
+            mean = 0.98 * mean + 0.02 * step(model, optimiser, batch, arguments.dropout)
+            state = {"epoch": number, "step": state["step"] + 1, "batch": place + 1}
             if state["step"] % 20 == 0:
                 rate = 20 / (time.monotonic() - logged_at)
                 logged_at = time.monotonic()
-                print(f"epoch {epoch} step {state['step']}/{total} loss {mean:.4f} {rate:.2f} steps/s", flush=True)
+                print(f"epoch {number} step {state['step']}/{total} loss {mean:.4f} {rate:.2f} steps/s", flush=True)
             if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
                 save(arguments.out, model, optimiser, state)
                 saved_at = time.monotonic()
-        state = {"epoch": epoch + 1, "step": state["step"], "batch": 0}
+        state = {"epoch": number + 1, "step": state["step"], "batch": 0}
     save(arguments.out, model, optimiser, state)
     print("done", flush=True)
 
@@ -193,22 +208,11 @@ def schedule(optimiser: torch.optim.Optimizer, step: int, total: int) -> None:
         group["lr"] = group["peak"] * factor
 
 
-def step(
-    model: Encoder,
-    optimiser: torch.optim.Optimizer,
-    examples: Examples,
-    picked: NDArray[np.int64],
-    dropout: float,
-    join: float,
-) -> float:
+def step(model: Encoder, optimiser: torch.optim.Optimizer, batch: list[Shown], dropout: float) -> float:
     """Take one optimiser step; the early exit learns from the labels and from the last layer."""
-    benign = np.flatnonzero((examples.labels <= 0).all(1) & (examples.labels[:, 0] == 0))
-    pairs = [joined(examples, row, benign, join) for row in picked]
-    ids, mask = padded([ids for ids, _ in pairs])
-    labels, weights = (
-        torch.from_numpy(np.stack([each for _, each in pairs])),
-        torch.from_numpy(examples.weights[picked]),
-    )
+    ids, mask = padded([each.ids for each in batch])
+    labels = torch.from_numpy(np.stack([each.labels for each in batch]))
+    weights = torch.tensor([each.weight for each in batch])
     with torch.autocast("cpu", torch.bfloat16):
         early, late = model(ids, mask, dropout)
     taught = f.binary_cross_entropy_with_logits(early, late.detach().sigmoid(), reduction="none") * HEAD_WEIGHT
@@ -234,17 +238,18 @@ def main() -> None:
     parser.add_argument("--written", type=Path, help="texts written for the project")
     parser.add_argument("--base", type=Path, required=True, help="folder with model.safetensors and vocab.txt")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write, and to resume from")
-    parser.add_argument("--start", type=Path, help="checkpoint of the stage before")
+    parser.add_argument("--cache", type=Path, help="where token ids are kept; delete it when rows change")
+    parser.add_argument("--start", type=Path, nargs="+", help="checkpoints to start from; of several, their mean")
     parser.add_argument("--stage", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--steps", type=int, help="stop after so many, and let the learning rate end there")
     parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--tokens", type=int, default=3072, help="padded tokens per batch")
+    parser.add_argument("--tokens", type=int, default=2560, help="padded tokens per batch")
     parser.add_argument("--largest", type=int, default=2000, help="sources beyond this size are thinned")
     parser.add_argument("--join", type=float, default=0.0, help="share of rows shown beside a benign text")
-    parser.add_argument("--frozen", type=int, default=2, help="lowest layers that stay as they are")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--frozen", type=int, default=0, help="lowest layers that stay as they are")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

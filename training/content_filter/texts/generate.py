@@ -2,7 +2,8 @@
 
 A section's head line is ``== name rows=N head=0|1 …``: its templates follow, one a line, with ``{slot}`` for a random entry of
 ``slots.txt``. ``{Slot}`` is the same with a capital; ``{slot:word}`` draws once and repeats. A head that is not named and is
-not covered by ``clean`` is unknown. Templates, not rows, are split, so that ``tune`` and ``test`` hold unseen wording.
+not covered by ``clean`` is unknown. Templates, not rows, are split, so that ``tune`` and ``test`` hold unseen wording; of the
+slots that hold sentences, some entries are kept for ``test`` too.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.content_filter.texts.noise import noise
+
 HERE = Path(__file__).parent
 ALL = ("harm", "hate", "harass", "sexual", "violence", "selfharm", "attack")
+NOISE = 500
 _SLOT = re.compile(r"\{(\w+)(?::(\w+))?\}")
 
 
@@ -81,6 +85,17 @@ def expand(template: str, entries: dict[str, list[str]], chance: random.Random) 
     return _SLOT.sub(fill, template)
 
 
+def entries_of(split: str, entries: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Return the entries that a split draws from: ``test`` has the sentences that the others never see, where there are any."""
+    held = {
+        name: [each for each in options if each.count(" ") > 2 and split_of(each) == "test"]
+        for name, options in entries.items()
+    }
+    if split == "test":
+        return {name: held[name] or options for name, options in entries.items()}
+    return {name: [each for each in options if each not in held[name]] for name, options in entries.items()}
+
+
 def split_of(template: str) -> str:
     """Return the split that a template's rows belong to."""
     place = hashlib.sha256(template.encode()).digest()[0]
@@ -110,20 +125,31 @@ def disguised(text: str, chance: random.Random) -> str:
 
 def generate(seed: int) -> Iterator[dict[str, Any]]:
     """Yield every row, without repeats."""
-    entries = slots(HERE / "slots.txt")
+    every = slots(HERE / "slots.txt")
+    entries = {split: entries_of(split, every) for split in ("train", "tune", "test")}
     seen: set[str] = set()
     for path in sorted(HERE.glob("*.tmpl")):
         for section in sections(path):
             chance = random.Random(f"{seed} {section.name}")  # noqa: S311
             for number in range(section.count):
                 template = section.templates[number % len(section.templates)]
-                text = _styled(expand(template, entries, chance), chance)
+                split = split_of(template)
+                text = _styled(expand(template, entries[split], chance), chance)
                 if "disguise" in section.name:
                     text = disguised(text, chance)
                 if text not in seen:
                     seen.add(text)
                     row = {"text": text, "src": f"written_{section.name}", "lic": "ok", "y": section.labels}
-                    yield row | {"w": section.weight, "split": split_of(template)}
+                    yield row | {"w": section.weight, "split": split}
+
+
+def meaningless(seed: int) -> Iterator[dict[str, Any]]:
+    """Yield rows of noise, all heads 0."""
+    chance = random.Random(f"{seed} noise")  # noqa: S311
+    for _ in range(NOISE):
+        text = noise(chance)
+        labels = dict.fromkeys(ALL, 0)
+        yield {"text": text, "src": "written_noise", "lic": "ok", "y": labels, "w": 0.7, "split": split_of(text)}
 
 
 def _styled(text: str, chance: random.Random) -> str:
@@ -140,7 +166,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    lines = [json.dumps(row, ensure_ascii=False) for row in generate(arguments.seed)]
+    lines = [json.dumps(row, ensure_ascii=False) for row in (*generate(arguments.seed), *meaningless(arguments.seed))]
     arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{len(lines)} rows")
 
