@@ -5,7 +5,8 @@ Each line is an object:
     text      the text
     source    ``prompt`` (default), ``completion`` or ``document``
     labels    ``{"hate": 1, "sexual": 0, …}``: any of the classifier's heads, or ``any`` for the largest of harm, hate,
-              sexual, violence, self_harm and harassment; a head that is not named is not counted
+              sexual, violence, self_harm and harassment; or ``filtered`` for what the default policy blocks in a prompt:
+              severity 4 of the four categories, and jailbreaks. A head that is not named is not counted
     severity  ``{"hate": 0.5}``: a human score, for the rank correlation (optional)
     group     a name to report on separately (optional)
 
@@ -27,19 +28,22 @@ import numpy as np
 from benchmarks.content_filter import metrics
 from benchmarks.content_filter.curves import draw
 from plugins.content_filter import classifier
-from plugins.content_filter.classifier import Classifier, Scores
+from plugins.content_filter.classifier import SEVERITY_HEADS, Classifier, Scores
 
-ANY = ("harm", "hate", "sexual", "violence", "self_harm", "harassment")
+JOINT = {
+    "any": ("harm", "hate", "sexual", "violence", "self_harm", "harassment"),
+    "filtered": (*SEVERITY_HEADS, "jailbreak"),
+}
 
 
 def score(scores: Scores, head: str) -> float:
-    """Return a head's score; ``any`` is the largest of the content heads."""
-    return max(getattr(scores, each) for each in ANY) if head == "any" else float(getattr(scores, head))
+    """Return a head's score; of several heads the largest."""
+    return max(float(getattr(scores, each)) for each in JOINT.get(head, (head,)))
 
 
 def flagged(scores: Scores, head: str) -> bool:
-    """Return whether a head is above its shipped threshold."""
-    return not scores.flagged.isdisjoint(ANY) if head == "any" else head in scores.flagged
+    """Return whether a head, or one of several, is above its shipped threshold."""
+    return not scores.flagged.isdisjoint(JOINT.get(head, (head,)))
 
 
 def report(title: str, rows: list[dict[str, Any]], found: list[Scores]) -> None:

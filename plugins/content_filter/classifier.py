@@ -24,6 +24,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -181,10 +182,10 @@ class Classifier:
         budget = MOST_WINDOWS
         for place in sorted(range(len(read)), key=lambda place: -risk[place]):
             segment, logits = read[place]
-            if risk[place] < 0 or budget <= 0:
+            if risk[place] < 0 or budget == 0:
                 yield first[place]
                 continue
-            for window in windows(self._tokeniser.encode(segment)):
+            for window in islice(windows(self._tokeniser.encode(segment)), budget):
                 budget -= 1
                 yield self._encoded(window, logits, source)
 

@@ -10,6 +10,7 @@ from typing import Any
 from plugins.content_filter.classifier import HEADS as NAMES
 from training.content_filter.data import HEADS, UNSEEN, Row, rows, written
 
+BLOCKING = ("hate", "sexual", "violence", "self_harm", "jailbreak")
 LONGER = dict(zip(HEADS, NAMES, strict=True))
 
 
@@ -17,6 +18,9 @@ def line(row: Row) -> dict[str, Any]:
     """Return a row as the benchmark reads it."""
     source = "document" if "indirect" in row.labels else "prompt"
     labels = {LONGER[head]: value for head, value in row.labels.items()}
+    blocking = [labels.get(head) for head in BLOCKING]
+    if 1 in blocking or None not in blocking:
+        labels["filtered"] = int(1 in blocking)
     return {"text": row.text, "source": source, "labels": labels, "group": row.source}
 
 

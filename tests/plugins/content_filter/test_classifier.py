@@ -5,12 +5,23 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import pytest
 
-from plugins.content_filter.classifier import SEVERITY_HEADS, WEIGHTS, Classifier, Source, segments, windows
+from plugins.content_filter.classifier import (
+    MOST_WINDOWS,
+    SEVERITY_HEADS,
+    WEIGHTS,
+    WINDOW,
+    Classifier,
+    Source,
+    segments,
+    windows,
+)
+from plugins.content_filter.encoder import Encoder, Halfway
 
 SCORES = ("hate", "sexual", "violence", "self_harm", "jailbreak", "indirect_attack", "harm", "harassment")
 
@@ -105,6 +116,26 @@ def test_long_input_is_judged_too(classifier: Classifier, text: str) -> None:
     scores = classifier.classify(text)
 
     assert all(0 <= getattr(scores, name) <= 1 for name in SCORES)
+
+
+@pytest.mark.parametrize(
+    "unit", ["kill them all and burn it down ", "\U0001f621\u4f60\u0436 ", "x9$ "], ids=["words", "scripts", "scraps"]
+)
+def test_however_long_a_text_is_few_windows_are_encoded(
+    classifier: Classifier, unit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    lower = Encoder.lower
+
+    def counted(self: Encoder, window: Sequence[int]) -> Halfway:
+        encoded.append(len(window))
+        return lower(self, window)
+
+    monkeypatch.setattr(Encoder, "lower", counted)
+    classifier.classify(unit * 40_000)
+
+    assert len(encoded) <= MOST_WINDOWS
+    assert max(encoded, default=0) <= WINDOW + 2
 
 
 def test_same_text_same_scores(classifier: Classifier) -> None:
