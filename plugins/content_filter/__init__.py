@@ -7,6 +7,7 @@ import asyncio
 from pydantic import Field, PrivateAttr
 
 from plugins.content_filter.classifier import HEADS, Classifier
+from plugins.content_filter.pieces import LARGE_PIECE, pieces, worst
 from plugins.content_filter.prompts import Prompts
 from sluicegate import Classification, PluginConfig, Policy, TextSource, hookimpl
 from sluicegate.requests import Request
@@ -43,7 +44,9 @@ async def pre_filter(request: Request, policy: Policy, config: Config) -> Reques
 async def classify(text: str, source: TextSource, config: Config) -> Classification:
     if config._classifier is None:
         raise RuntimeError("startup has not run")
-    [found] = await config._classifier.classify_all([text], source)
+    # One piece after the other, because a text may be larger than what all of its words fit into.
+    parts = pieces(text, LARGE_PIECE)
+    found = worst([(await config._classifier.classify_all([part], source))[0] for part in parts])
     return Classification(
         scores={head: found[head].score for head in HEADS},
         severity=found.severity,

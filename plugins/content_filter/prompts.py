@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from plugins.content_filter.classifier import SEVERITY_HEADS, Classifier, Head, Scores
 from plugins.content_filter.classifier import Source as Reading
+from plugins.content_filter.pieces import pieces
 from sluicegate import FilterUnavailable, InvalidRequest, Policy, Refused, Source
 from sluicegate.requests import Request
 from sluicegate.scopes import Kind, Passage, passages
@@ -17,8 +18,6 @@ from sluicegate.scopes import Kind, Passage, passages
 CATEGORIES = (*SEVERITY_HEADS, "jailbreak", "indirect_attack")
 AT_ONCE = 2 * (os.cpu_count() or 1)
 """Texts of one request that are handed over at a time, so that those of others get their turn."""
-PIECE, OVERLAP = 200_000, 600
-"""Characters that are read in one go; a thread that normalises more would keep the event loop waiting."""
 RETRY_S = 2.0
 
 _Text: TypeAlias = tuple[Reading, str]
@@ -87,8 +86,8 @@ class Prompts:
 def _texts(passage: Passage, policy: Policy) -> Iterator[_Text]:
     is_document = passage.kind is Kind.DOCUMENT and policy.is_on("indirect_attack", Source.PROMPT)
     reading: Reading = "document" if is_document else "prompt"
-    for start in range(0, max(1, len(passage.value) - OVERLAP), PIECE - OVERLAP):
-        yield reading, passage.value[start : start + PIECE]
+    for piece in pieces(passage.value):
+        yield reading, piece
 
 
 def _batches(texts: Iterable[_Text]) -> Iterator[tuple[Reading, list[str]]]:
