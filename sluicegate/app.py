@@ -274,7 +274,7 @@ class Sluicegate:
             return await self._purge()
 
     async def _purge(self) -> Summary:
-        left: list[str] = []
+        left = await self._publisher.look()
         summary = None
         try:
             summary = await purge(self.vault, self.plugins, self.accounts, self.receipts, now=self.now())

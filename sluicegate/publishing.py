@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Protocol
@@ -136,21 +136,46 @@ class Publisher:
         self._blobs = blobs
         self._sinks = sinks
         self._clock = clock
+        self._is_broken = False
+
+    async def look(self) -> list[str]:
+        """Look whether the log's end is still there, before anything is added to it; return what failed, a line each."""
+        try:
+            async for _ in self._audit.newest():
+                break
+            # Signed for now, so that it is missed if it goes.
+            await self._audit.checkpoint()
+        except SluicegateError as error:
+            return [f"looking at the audit log: {error}"]
+        return []
 
     async def publish(self) -> list[str]:
-        """Publish the day's checkpoint wherever that has not been done yet, and return what failed, a line each."""
+        """Publish the day's checkpoint wherever that has not been done yet, and return what failed, a line each.
+
+        A log that is not what was published before is published nowhere.
+        """
         day = self._clock().astimezone(UTC).strftime("%Y%m%d")
         failures: list[str] = []
-        for number, sink in enumerate((None, *self._sinks)):
+        self._is_broken = False
+
+        async def attempt(number: int, step: Awaitable[bool]) -> bool:
             # Not by its URL, which may hold a secret.
-            name = "the app's own storage" if sink is None else f"checkpoints[{number - 1}]"
+            name = f"checkpoints[{number - 1}]" if number else "the app's own storage"
             try:
                 async with asyncio.timeout(SINK_S):
-                    await self._publish(day, str(number), sink)
+                    return await step
             except SluicegateError as error:
                 failures.append(f"the audit log's checkpoint, {name}: {error}")
             except Exception as error:  # noqa: BLE001 - whatever a sink does, the others get theirs
                 failures.append(f"the audit log's checkpoint, {name}: {type(error).__name__}")
+            return False
+
+        sinks = dict(enumerate((None, *self._sinks)))
+        # All of them before anything is added to the log.
+        held = [number for number, sink in sinks.items() if await attempt(number, self._hold_to(day, number, sink))]
+        if not self._is_broken:
+            for number in held:
+                await attempt(number, self._publish(day, number, sinks[number]))
         return failures
 
     async def close(self) -> None:
@@ -158,20 +183,29 @@ class Publisher:
         for sink in self._sinks:
             await sink.close()
 
-    async def _publish(self, day: str, noted: str, sink: Sink | None) -> None:
-        """Publish to one sink, or, for None, in the app's own log and storage."""
+    async def _hold_to(self, day: str, number: int, sink: Sink | None) -> bool:
+        """Hold the log to what a sink has; False when it has the day's checkpoint already."""
         with suppress(BlobNotFound):
-            if (await self._blobs.get(SENT, noted)).data == day.encode():
-                return
+            if (await self._blobs.get(SENT, str(number))).data == day.encode():
+                return False
         earlier = await self._published() if sink is None else await sink.newest()
         if earlier is not None:
-            await self._hold_to(earlier)
+            try:
+                await self._compare(earlier)
+            except SealBroken:
+                self._is_broken = True
+                raise
+        return True
+
+    async def _publish(self, day: str, number: int, sink: Sink | None) -> bool:
+        """Publish to one sink, or, for None, in the app's own log and storage."""
         checkpoint = await self._audit.publish() if sink is None else await self._audit.checkpoint()
         if sink is not None:
             await sink.send(day, checkpoint, await self._audit.key.public(checkpoint.key_id))
-        evidence = {"size": checkpoint.size, "root": checkpoint.root.hex(), "sink": noted}
+        evidence = {"size": checkpoint.size, "root": checkpoint.root.hex(), "sink": number}
         await self._audit.append(Event(ACTOR, "checkpoint.publish", subject=day, evidence=evidence))
-        await self._blobs.put(SENT, noted, day.encode())
+        await self._blobs.put(SENT, str(number), day.encode())
+        return True
 
     async def _published(self) -> Checkpoint | None:
         """Return the newest checkpoint that is kept beside the log."""
@@ -183,8 +217,8 @@ class Publisher:
         except (ValueError, RecursionError):
             raise SealBroken(f"{PUBLISHED}/{names[-1]} cannot be read") from None
 
-    async def _hold_to(self, earlier: Checkpoint) -> None:
-        """Check that the log still begins with what an earlier checkpoint says, and that its end is there.
+    async def _compare(self, earlier: Checkpoint) -> None:
+        """Check that the log still begins with what an earlier checkpoint says.
 
         Raises:
             LogBroken: It does not.
@@ -198,5 +232,3 @@ class Publisher:
             path = await self._audit.consistency(earlier.size, now.size)
             if not is_consistent(earlier.size, earlier.root, now.size, now.root, path):
                 raise LogBroken(0, f"the first {earlier.size} entries are not those that were published")
-        async for _ in self._audit.newest():
-            break

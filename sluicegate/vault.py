@@ -415,6 +415,11 @@ class Vault:
             prefix = f"{day}/{account}/"
             async for blob in self._blobs.list(KEYRING, prefix):
                 found.add(blob.name.removeprefix(prefix).partition("/")[0])
+        # A deletion that was interrupted may have left ciphertext without any key.
+        async for blob in self._blobs.list(PENDING):
+            of, _, plugin = blob.name.partition("/")[2].partition("/")
+            if of == account:
+                found.add(plugin)
         return tuple(sorted(found))
 
     async def overdue(self, now: datetime) -> tuple[str, ...]:

@@ -502,6 +502,8 @@ async def test_a_process_may_die_at_any_call_and_there_is_one_receipt_for_each_r
             return SimpleNamespace(vault=vault, receipts=receipts, audit=audit)
 
         await keep(process(), "contoso", "fabrikam")
+        if not isinstance(what, str):
+            await keep(process(), "contoso", plugin="former")
         clock.now = now
         mortal = Mortal(points, after=after)
         died = False
@@ -521,8 +523,12 @@ async def test_a_process_may_die_at_any_call_and_there_is_one_receipt_for_each_r
         assert len(statements) == (1 if began or isinstance(what, str) else 0)
         if statements:
             assert statements[0]["removed"][0]["bytes"] > 0
-            left = {record.id async for record in process().vault.store("contoso", "keeper").records()}
-            assert left == (set() if isinstance(what, str) or what == OfAccount() else {"bob"})
+            for plugin in ("keeper", "former"):
+                left = {record.id async for record in process().vault.store("contoso", plugin).records()}
+                assert left == (set() if isinstance(what, str) or what == OfAccount() else {"bob"})
+        if what == OfAccount() and statements:
+            there = await names(blobs, "ret-20260101")
+            assert [name for name in there if name.startswith("contoso/") and "/deletions/" not in name] == []
         assert await names(blobs, OWED) == []
         assert await process().audit.verify() >= len(statements)
         if not died:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from sluicegate.checkpoints import check_signature, read_checkpoint
+from sluicegate.receipt_check import verify_receipt
 from tests.wire.conftest import raw
 
 REASON = {"reason": "ticket 4711"}
@@ -110,6 +112,35 @@ def test_an_export_has_a_line_for_each_record(officer, say, end_user):
     assert newest_entry(officer)["action"] == "retained.export"
 
 
+def test_a_deletion_returns_a_receipt_that_verifies_offline(officer, say, end_user):
+    say("good morning", end_user), say("good night", end_user)
+
+    answer = officer.delete("/governance/retained", params={**REASON, "user": end_user}).json()
+
+    receipt = officer.get(f"/governance/receipts/{answer['receipt']}")
+    checkpoint = officer.get("/governance/checkpoint").json()
+    verified = verify_receipt(receipt.content, checkpoint["public_key"])
+    assert (verified.statement["kind"], verified.statement["removed"][0]["records"]) == ("delete.user", 2)
+    assert (verified.entry["actor"], verified.entry["reason"]) == ("default/officer", "ticket 4711")
+    assert end_user not in receipt.text
+    check_signature(read_checkpoint(checkpoint["checkpoint"]), checkpoint["public_key"])
+
+
+def test_deletions_are_listed_by_their_receipts_newest_first(officer, say, end_user):
+    deleted = [officer.delete(f"/governance/retained/{say('hello', end_user)}").json()["receipt"] for _ in range(3)]
+
+    first = officer.get("/governance/receipts", params={"limit": 2}).json()
+    rest = officer.get("/governance/receipts", params={"limit": 2, "after": first["last_id"]}).json()
+
+    assert first["has_more"]
+    assert [receipt["id"] for receipt in (first["data"] + rest["data"])[:3]] == deleted[::-1]
+
+
+@pytest.mark.parametrize("receipt", ["0123456789abc", "8232731199999-204570a80b6256543d0babac138e90ff", "..%2Faudit"])
+def test_a_receipt_that_never_was_is_not_found(officer, receipt):
+    assert officer.get(f"/governance/receipts/{receipt}").status_code == 404
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -128,7 +159,17 @@ def test_nothing_is_done_without_a_reason(server, method, path):
 
 
 @pytest.mark.parametrize("key", ["api_key", "operator_key", None])
-@pytest.mark.parametrize("path", ["/governance/retained", "/governance/export", "/governance/audit"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/governance/retained",
+        "/governance/export",
+        "/governance/audit",
+        "/governance/receipts",
+        "/governance/receipts/8232731199999-204570a80b6256543d0babac138e90ff",
+        "/governance/checkpoint",
+    ],
+)
 def test_only_officers_may(server, path, key):
     headers = {"api-key": server.credentials[key]} if key else {}
 

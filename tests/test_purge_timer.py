@@ -1,0 +1,263 @@
+"""The purge timer as the app runs it: under a lease, with the audit log published each day, and never in silence."""
+
+import asyncio
+import json
+import logging
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import pytest
+
+from plugins import local_folder
+from sluicegate.app import Sluicegate
+from sluicegate.audit import CONTAINER as LOG
+from sluicegate.audit_entries import Event
+from sluicegate.audit_tree import CONTAINER as TREE
+from sluicegate.checkpoints import check_signature, read_checkpoint
+from sluicegate.errors import PurgeIncomplete, StartupError
+from sluicegate.first_run import use_embedded_settings
+from sluicegate.lease import CONTAINER as LEASES
+from sluicegate.testing import FrozenClock
+from tests.conftest import ROOT
+
+DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
+DEPLOYMENT = """
+storage = "%SLUICEGATE_STORAGE%"
+keys = "%SLUICEGATE_KEYS%"
+region = "local"
+checkpoints = [{checkpoints}]
+
+[pipeline]
+authenticate = ["api_keys"]
+models = ["embedded_model"]
+retain = ["keep_encrypted"]
+"""
+
+
+@pytest.fixture
+def clock():
+    return FrozenClock(datetime(2026, 1, 1, 12, tzinfo=UTC))
+
+
+@pytest.fixture
+async def open_app(tmp_path, clock):
+    """Return a function that opens the app as a process does, with some sinks."""
+    apps = []
+
+    def open(*checkpoints):
+        path = tmp_path / "deployment.toml"
+        path.write_text(DEPLOYMENT.format(checkpoints=", ".join(json.dumps(url) for url in checkpoints)))
+        settings = {"SLUICEGATE_CONFIG": str(path)}
+        use_embedded_settings(settings, tmp_path / "data")
+        apps.append(Sluicegate(ROOT, settings, now=clock))
+        return apps[-1]
+
+    yield open
+    for app in apps:
+        await app.shutdown()
+
+
+@pytest.fixture
+async def blobs(tmp_path):
+    store = local_folder.open_storage(f"folder:{tmp_path}/data/storage")
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def elsewhere(tmp_path):
+    """A store that the app can write to as a sink."""
+    store = local_folder.open_storage(f"folder:{tmp_path}/elsewhere")
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def sink(tmp_path):
+    return f"folder:{tmp_path}/elsewhere"
+
+
+@pytest.fixture
+def webhook():
+    """A server that takes what is posted, and answers with its status."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            server.taken.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(server.status)
+            self.end_headers()
+
+        def log_message(self, *_):
+            """Say nothing."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    server.taken, server.status = [], 204
+    server.url = f"webhook:http://127.0.0.1:{server.server_port}/hook?token=secret74093"
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+async def names(blobs, container):
+    return [blob.name async for blob in blobs.list(container)]
+
+
+async def left_by(app):
+    with pytest.raises(PurgeIncomplete) as caught:
+        await app.purge()
+    return caught.value.left
+
+
+async def actions(app):
+    return [entry.event.action async for entry in app.audit.entries()]
+
+
+async def test_the_log_is_published_once_a_day_in_its_own_storage_and_in_the_sinks(
+    open_app, blobs, elsewhere, sink, clock, caplog
+):
+    caplog.set_level(logging.INFO, "sluicegate.audit")
+    for _ in range(30):
+        await open_app(sink).purge()
+        clock.advance(HOUR)
+
+    app = open_app(sink)
+    assert await names(blobs, "audit-checkpoints") == ["20260101", "20260102"]
+    assert await names(elsewhere, "checkpoints") == ["sluicegate/local/20260101", "sluicegate/local/20260102"]
+    published = json.loads((await elsewhere.get("checkpoints", "sluicegate/local/20260102")).data)
+    check_signature(read_checkpoint(published["checkpoint"]), published["public_key"])
+    assert published["public_key"] == await app.audit.key.public()
+    assert (await actions(app)).count("checkpoint.publish") == 4
+    assert caplog.text.count("audit checkpoint {") == 2
+
+
+async def test_a_webhook_gets_what_it_needs_to_hold_the_log_to_it(open_app, webhook, clock):
+    app = open_app(webhook.url)
+    for _ in range(3):
+        await app.purge()
+
+    [taken] = webhook.taken
+    assert taken["day"] == "20260101"
+    check_signature(read_checkpoint(taken["checkpoint"]), taken["public_key"])
+
+
+@pytest.mark.parametrize("status", [302, 400, 500])
+async def test_a_sink_that_fails_stops_no_purge_and_no_other_sink_and_fails_the_invocation(
+    open_app, webhook, sink, elsewhere, blobs, clock, status
+):
+    app = open_app(webhook.url, sink)
+    await app.vault.store("contoso", "keep_encrypted").keep("one", b"")
+    webhook.status = status
+    clock.advance(30 * DAY)
+
+    left = await left_by(app)
+
+    assert left == (f"the audit log's checkpoint, checkpoints[0]: it answered {status}",)
+    assert await blobs.containers("ret-20260101") == ()
+    assert len(await names(elsewhere, "checkpoints")) == 1
+    webhook.status = 200
+    await app.purge()
+    assert len(webhook.taken) == 2
+
+
+async def test_a_sink_that_cannot_be_reached_is_named_without_its_secrets(open_app, caplog):
+    app = open_app("webhook:http://127.0.0.1:1/hook?token=secret74093")
+
+    [left] = await left_by(app)
+
+    assert left.startswith("the audit log's checkpoint, checkpoints[0]: it cannot be reached (")
+    assert "secret74093" not in left + caplog.text
+
+
+@pytest.mark.parametrize("url", ["webhook:http://example.com/", "webhook:ftp://example.com/", "gopher:x"])
+def test_a_sink_that_is_none_stops_the_start(open_app, url):
+    with pytest.raises(StartupError):
+        open_app(url)
+
+
+async def cut_off(blobs):
+    """Cut off the log's end, with all that would show it in the same storage."""
+    newest = (await names(blobs, LOG))[-1]
+    await blobs.delete(LOG, newest)
+    await blobs.drop(TREE)
+    await blobs.drop("audit-checkpoints")
+    await blobs.drop("checkpoints-sent")
+
+
+async def test_an_end_of_the_log_that_was_cut_off_is_noticed_by_what_a_sink_has(open_app, blobs, sink, clock):
+    app = open_app(sink)
+    await app.audit.append(Event("contoso/officer", "retained.read", "contoso"))
+    await app.purge()
+    for _ in range(2):
+        await cut_off(blobs)
+    clock.advance(HOUR)
+
+    left = await left_by(open_app(sink))
+
+    assert left == (
+        "the audit log's checkpoint, checkpoints[0]: audit log, entry 1: missing, though 2 entries were published",
+    )
+
+
+async def test_a_history_that_was_rewritten_is_noticed_by_what_a_sink_has(open_app, blobs, sink, clock):
+    app = open_app(sink)
+    await app.audit.append(Event("contoso/officer", "retained.read", "contoso"))
+    await app.purge()
+    for container in (LOG, TREE, "audit-checkpoints", "checkpoints-sent"):
+        await blobs.drop(container)
+    forged = open_app(sink)
+    for _ in range(9):
+        await forged.audit.append(Event("contoso/officer", "retained.list", "contoso"))
+    clock.advance(DAY)
+
+    left = await left_by(open_app(sink))
+
+    assert [line for line in left if "are not those that were published" in line]
+
+
+async def test_an_end_that_is_missing_is_noticed_the_next_hour(open_app, blobs, clock):
+    await open_app().purge()
+    await open_app().audit.append(Event("contoso/officer", "retained.read", "contoso"))
+    await open_app().purge()
+    await blobs.delete(LOG, (await names(blobs, LOG))[-1])
+    clock.advance(HOUR)
+
+    assert await left_by(open_app()) == ("looking at the audit log: audit log, entry 1: missing",)
+
+
+async def test_two_processes_do_not_purge_at_once(open_app, blobs, caplog):
+    caplog.set_level(logging.INFO, "sluicegate.app")
+    runs = await asyncio.gather(*(open_app().purge() for _ in range(4)))
+
+    assert sum(summary is not None for summary in runs) == 1
+    assert caplog.text.count("another process is purging") == 3
+    assert await names(blobs, LEASES) == []
+
+
+async def test_a_process_that_hangs_while_data_is_overdue_does_not_pass_for_success(open_app, blobs, clock):
+    app = open_app()
+    await app.vault.store("contoso", "keep_encrypted").keep("one", b"")
+    clock.advance(31 * DAY)
+    until = (clock.now + timedelta(minutes=1)).isoformat()
+    await blobs.put(LEASES, "purge", json.dumps({"holder": "other", "until": until}).encode())
+
+    assert await left_by(app) == ("20260101: overdue, though another process is purging",)
+    assert await app.health() == ["retained data of 20260101 is overdue for deletion"]
+
+    clock.advance(HOUR)
+    await app.purge()
+
+
+async def test_receipts_are_issued_by_the_app(open_app, clock):
+    app = open_app()
+    await app.vault.store("contoso", "keep_encrypted").keep("one", b"")
+    clock.advance(30 * DAY)
+
+    await app.purge()
+
+    receipts = [receipt.document async for receipt in app.receipts.every()]
+    assert "20260101" in [receipt["subject"] for receipt in receipts]
