@@ -444,6 +444,41 @@ def test_an_installed_plugin_that_is_not_there_stops_the_start(tmp_path):
     assert run("check", deployment=path) == (1, "", "sluicegate: no installed plugin is called 'understudy'\n")
 
 
+# --- receipts --------------------------------------------------------------------------------------------------------
+
+
+def test_saved_receipts_are_verified_where_there_is_nothing_else(tmp_path, data):
+    with Server(data, "full") as server:
+        headers = {"api-key": server.credentials["officer_key"]}
+        query = {"all": "true", "reason": "ticket 17"}
+        httpx.delete(f"{server.endpoint}/governance/retained", headers=headers, params=query, timeout=60)
+    folder = tmp_path / "receipts"
+
+    assert run("receipts", "--save", str(folder), "--data", str(data)) == (0, f"1 receipts are in {folder}\n", "")
+    [receipt] = folder.glob("default-*.json")
+    nowhere = {"deployment": tmp_path / "nowhere.toml", "SLUICEGATE_STORAGE": "gopher:", "SLUICEGATE_KEYS": "gopher:"}
+    status, printed, said = run("verify-receipt", str(receipt), "--key", str(folder / "public.jwk"), **nowhere)
+
+    assert (status, said) == (0, "")
+    assert printed.startswith(f"VERIFIED: receipt {receipt.stem.removeprefix('default-')}\n")
+    assert "delete.account of default, account default" in printed
+
+    receipt.write_text(changed(receipt.read_text(), '"blobs": ', '"blobs": 1'))
+    status, printed, said = run("verify-receipt", str(receipt), "--key", str(folder / "public.jwk"), **nowhere)
+    assert (status, said) == (1, "")
+    assert printed.startswith("NOT VERIFIED: ")
+
+
+def test_receipts_are_not_saved_where_nothing_can_be_written(tmp_path, data):
+    (tmp_path / "file").touch()
+
+    status, printed, said = run(
+        "receipts", "--save", str(tmp_path / "file" / "folder"), "--data", str(tmp_path / "none")
+    )
+
+    assert (status, printed, said) == (0, f"0 receipts are in {tmp_path / 'file' / 'folder'}\n", "")
+
+
 # --- demo ------------------------------------------------------------------------------------------------------------
 
 

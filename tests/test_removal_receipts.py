@@ -83,7 +83,7 @@ def protected(clock):
 
 
 @pytest.fixture
-def opened(blobs, keys, clock):
+def start(blobs, keys, clock):
     """Return a function that opens everything as another process would."""
 
     def open(store=None, signer=None):
@@ -137,8 +137,8 @@ def brief(statement):
     return statement["kind"], statement["account"], statement["subject"]
 
 
-async def test_a_day_of_all_accounts_gets_one_receipt(opened, blobs, keys):
-    process = opened()
+async def test_a_day_of_all_accounts_gets_one_receipt(start, blobs, keys):
+    process = start()
     await keep(process, "contoso", "fabrikam")
     there = await sizes(blobs, "keyring", "ret-20260101")
 
@@ -153,15 +153,15 @@ async def test_a_day_of_all_accounts_gets_one_receipt(opened, blobs, keys):
     assert (await names(blobs, OWED), await keys.names("ret-20260101")) == ([], ())
 
 
-async def test_the_order_of_a_purge_is_key_wrapped_keys_container_receipt(opened, blobs, keys):
-    await keep(opened(), "contoso")
+async def test_the_order_of_a_purge_is_key_wrapped_keys_container_receipt(start, blobs, keys):
+    await keep(start(), "contoso")
     order = []
 
     def note(name, args):
         if name in ("destroy", "delete", "drop", "put", "sign"):
             order.append((name, args[0]))
 
-    await opened(Watched(blobs, note), Watched(keys, note)).vault.purge_overdue(DUE)
+    await start(Watched(blobs, note), Watched(keys, note)).vault.purge_overdue(DUE)
 
     steps = [step for step in order if step[0] != "put" or step[1] in (OWED, CONTAINER, "audit")]
     assert [step for step in steps if step[1] not in ("audit",)] == [
@@ -175,8 +175,8 @@ async def test_the_order_of_a_purge_is_key_wrapped_keys_container_receipt(opened
     ]
 
 
-async def test_an_accounts_shorter_retention_gets_a_receipt_for_its_day_and_leaves_others_alone(opened, blobs, keys):
-    process = opened()
+async def test_an_accounts_shorter_retention_gets_a_receipt_for_its_day_and_leaves_others_alone(start, blobs, keys):
+    process = start()
     await keep(process, "contoso", "fabrikam")
 
     await tick(process, accounts=Accounts(contoso=2, fabrikam=30), now=NOON + 3 * DAY)
@@ -192,8 +192,8 @@ async def test_an_accounts_shorter_retention_gets_a_receipt_for_its_day_and_leav
 @pytest.mark.parametrize(
     "plugins", [Plugins(), Plugins(keeper=PluginFailed("keeper", "purge"))], ids=["gone", "broken"]
 )
-async def test_an_accounts_retention_asks_no_plugin(opened, blobs, keys, plugins):
-    process = opened()
+async def test_an_accounts_retention_asks_no_plugin(start, blobs, keys, plugins):
+    process = start()
     await keep(process, "contoso")
 
     try:
@@ -208,8 +208,8 @@ async def test_an_accounts_retention_asks_no_plugin(opened, blobs, keys, plugins
     ]
 
 
-async def test_what_a_plugins_own_setting_takes_gets_receipts_and_then_the_day_its_own(opened, keys):
-    process = opened()
+async def test_what_a_plugins_own_setting_takes_gets_receipts_and_then_the_day_its_own(start, keys):
+    process = start()
     await keep(process, "contoso", "fabrikam")
 
     await tick(process, Plugins(keeper=2), now=NOON + 3 * DAY)
@@ -224,8 +224,8 @@ async def test_what_a_plugins_own_setting_takes_gets_receipts_and_then_the_day_i
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-async def test_a_deletion_gets_a_receipt_that_says_who_asked_and_why(opened, blobs, keys, scope):
-    process = opened()
+async def test_a_deletion_gets_a_receipt_that_says_who_asked_and_why(start, blobs, keys, scope):
+    process = start()
     await keep(process, "contoso", "fabrikam")
     await keep(process, "contoso", plugin="former")
 
@@ -243,19 +243,19 @@ async def test_a_deletion_gets_a_receipt_that_says_who_asked_and_why(opened, blo
     assert [record.id async for record in process.vault.store("fabrikam", "keeper").records()] == ["alice", "bob"]
 
 
-async def test_a_deletion_of_what_is_not_there_gets_a_receipt_that_says_so(opened, keys):
-    deleted = await delete(opened(), OfUser(ALICE))
+async def test_a_deletion_of_what_is_not_there_gets_a_receipt_that_says_so(start, keys):
+    deleted = await delete(start(), OfUser(ALICE))
 
     [found] = deleted.receipt.document["removed"]
     assert (found["records"], found["bytes"]) == (0, 0)
 
 
-async def test_a_plugin_that_forgets_to_delete_keeps_nothing_and_the_receipt_is_true(opened, keys):
+async def test_a_plugin_that_forgets_to_delete_keeps_nothing_and_the_receipt_is_true(start, keys):
     class Forgetful(Plugins):
         async def call(self, name, hook, expected, **arguments):
             return retention.Purged()
 
-    process = opened()
+    process = start()
     await keep(process, "contoso")
 
     deleted = await delete(process, OfUser(ALICE), Forgetful(keeper=30))
@@ -264,8 +264,8 @@ async def test_a_plugin_that_forgets_to_delete_keeps_nothing_and_the_receipt_is_
     assert deleted.receipt.document["removed"][0]["records"] == 1
 
 
-async def test_what_cannot_be_in_a_receipt_is_not_deleted(opened, blobs):
-    process = opened()
+async def test_what_cannot_be_in_a_receipt_is_not_deleted(start, blobs):
+    process = start()
     await keep(process, "contoso")
 
     with pytest.raises(ValueError, match="subject"):
@@ -274,8 +274,8 @@ async def test_what_cannot_be_in_a_receipt_is_not_deleted(opened, blobs):
     assert await names(blobs, OWED) == []
 
 
-async def test_nothing_to_do_gets_no_receipt(opened, keys, clock):
-    process = opened()
+async def test_nothing_to_do_gets_no_receipt(start, keys, clock):
+    process = start()
     await keep(process, "contoso")
     accounts = Accounts(contoso=2, fabrikam=0)
     clock.advance(3 * DAY)
@@ -288,8 +288,8 @@ async def test_nothing_to_do_gets_no_receipt(opened, keys, clock):
     assert [receipt async for receipt in process.receipts.every()] == before
 
 
-async def test_what_is_left_of_a_deleted_account_gets_one_receipt(opened, keys, clock):
-    process = opened()
+async def test_what_is_left_of_a_deleted_account_gets_one_receipt(start, keys, clock):
+    process = start()
     await keep(process, "contoso", "fabrikam")
     accounts = Accounts(contoso=0, fabrikam=30)
 
@@ -302,46 +302,46 @@ async def test_what_is_left_of_a_deleted_account_gets_one_receipt(opened, keys, 
     assert statement["removed"][0]["blobs"] == 3
 
 
-async def test_an_interrupted_purge_gets_its_receipt_on_the_next_tick_with_the_counts_from_before(opened, blobs, keys):
+async def test_an_interrupted_purge_gets_its_receipt_on_the_next_tick_with_the_counts_from_before(start, blobs, keys):
     def fail(name, args):
         if name == "drop":
             raise StorageUnavailable("stuck")
 
-    await keep(opened(), "contoso")
+    await keep(start(), "contoso")
     there = await sizes(blobs, "keyring", "ret-20260101")
     with pytest.raises(PurgeIncomplete) as caught:
-        await tick(opened(Watched(blobs, fail)), Plugins(), now=DUE)
+        await tick(start(Watched(blobs, fail)), Plugins(), now=DUE)
     assert caught.value.left == ("20260101: StorageUnavailable",)
-    assert await issued(opened(), keys) == []
+    assert await issued(start(), keys) == []
 
-    await tick(opened(), now=DUE + HOUR)
+    await tick(start(), now=DUE + HOUR)
 
-    [statement] = await issued(opened(), keys)
+    [statement] = await issued(start(), keys)
     first, second = statement["removed"]
     assert (first["blobs"], first["bytes"]) == (len(there), sum(there))
     assert second["blobs"] == len(there) - 1
 
 
-async def test_an_interrupted_deletion_is_finished_by_the_timer(opened, keys, clock):
-    process = opened()
+async def test_an_interrupted_deletion_is_finished_by_the_timer(start, keys, clock):
+    process = start()
     await keep(process, "contoso")
     broken = Plugins(keeper=PluginFailed("keeper", "purge"))
     with pytest.raises(PurgeIncomplete):
         await delete(process, OfUser(ALICE), broken)
-    assert [record.id async for record in opened().vault.store("contoso", "keeper").records()] == ["bob"]
+    assert [record.id async for record in start().vault.store("contoso", "keeper").records()] == ["bob"]
     with pytest.raises(PurgeIncomplete):
-        await tick(opened(), broken, now=clock.now)
-    assert await issued(opened(), keys) == []
+        await tick(start(), broken, now=clock.now)
+    assert await issued(start(), keys) == []
 
-    summary = await tick(opened(), now=clock.now)
+    summary = await tick(start(), now=clock.now)
 
-    [statement] = await issued(opened(), keys)
+    [statement] = await issued(start(), keys)
     assert (summary.finished, brief(statement)) == (1, ("delete.user", "contoso", ALICE))
     assert [found["records"] for found in statement["removed"]] == [1]
 
 
-async def test_a_damaged_note_of_an_interrupted_removal_stops_no_other(opened, blobs, keys, clock):
-    process = opened()
+async def test_a_damaged_note_of_an_interrupted_removal_stops_no_other(start, blobs, keys, clock):
+    process = start()
     await keep(process, "contoso")
     await blobs.put(OWED, "0" * 32, b"rubbish")
     found = Found(0, 0, "00" * 32, 0)
@@ -354,8 +354,8 @@ async def test_a_damaged_note_of_an_interrupted_removal_stops_no_other(opened, b
     assert [brief(statement) for statement in await issued(process, keys)] == [("delete.user", "contoso", ALICE)]
 
 
-async def test_a_purge_that_somebody_planted_destroys_no_key_before_its_time(opened, blobs, keys, clock):
-    process = opened()
+async def test_a_purge_that_somebody_planted_destroys_no_key_before_its_time(start, blobs, keys, clock):
+    process = start()
     await keep(process, "contoso")
     found = Found(0, 0, "00" * 32)
     await process.receipts.begin(Kind.PURGE_DAY, None, "20260101", found, actor="timer/purge")
@@ -367,8 +367,8 @@ async def test_a_purge_that_somebody_planted_destroys_no_key_before_its_time(ope
     assert await names(blobs, "ret-20260101") != []
 
 
-async def test_a_key_that_can_be_recovered_is_said_to_be_and_until_when(opened, blobs, protected, clock):
-    process = opened(signer=protected)
+async def test_a_key_that_can_be_recovered_is_said_to_be_and_until_when(start, blobs, protected, clock):
+    process = start(signer=protected)
     await keep(process, "contoso")
     clock.now = DUE
 
@@ -385,8 +385,8 @@ async def test_a_key_that_can_be_recovered_is_said_to_be_and_until_when(opened, 
     assert await names(blobs, "ret-20260101") == await names(blobs, "keyring") == []
 
 
-async def test_a_key_that_somebody_recovers_is_overdue_and_goes_again(opened, protected, clock):
-    process = opened(signer=protected)
+async def test_a_key_that_somebody_recovers_is_overdue_and_goes_again(start, protected, clock):
+    process = start(signer=protected)
     await keep(process, "contoso")
     clock.now = DUE
     await tick(process, now=clock.now)
@@ -400,14 +400,14 @@ async def test_a_key_that_somebody_recovers_is_overdue_and_goes_again(opened, pr
     assert len(await issued(process, protected)) == 2
 
 
-async def test_a_plugin_that_hangs_is_given_up_and_the_others_purge(opened, keys):
+async def test_a_plugin_that_hangs_is_given_up_and_the_others_purge(start, keys):
     class Hanging(Plugins):
         async def call(self, name, hook, expected, **arguments):
             if name == "stuck":
                 await asyncio.Event().wait()
             return await super().call(name, hook, expected, **arguments)
 
-    process = opened()
+    process = start()
     await keep(process, "contoso", "fabrikam", plugin="sound")
 
     with pytest.raises(PurgeIncomplete) as caught:
@@ -417,7 +417,7 @@ async def test_a_plugin_that_hangs_is_given_up_and_the_others_purge(opened, keys
     assert len(await issued(process, keys)) == 3
 
 
-async def test_what_fills_the_disk_goes_though_nothing_can_be_written(opened, blobs, keys):
+async def test_what_fills_the_disk_goes_though_nothing_can_be_written(start, blobs, keys):
     is_full = True
 
     def fail(name, args):
@@ -427,31 +427,31 @@ async def test_what_fills_the_disk_goes_though_nothing_can_be_written(opened, bl
         if name == "drop":
             is_full = False
 
-    await keep(opened(), "contoso")
+    await keep(start(), "contoso")
     there = await sizes(blobs, "keyring", "ret-20260101")
 
-    await opened(Watched(blobs, fail)).vault.purge_overdue(DUE)
+    await start(Watched(blobs, fail)).vault.purge_overdue(DUE)
 
-    [statement] = await issued(opened(), keys)
+    [statement] = await issued(start(), keys)
     assert (statement["removed"][0]["blobs"], statement["removed"][0]["bytes"]) == (len(there), sum(there))
 
 
-async def test_purging_a_day_takes_as_many_deletions_whatever_it_holds(opened, blobs, keys, clock):
+async def test_purging_a_day_takes_as_many_deletions_whatever_it_holds(start, blobs, keys, clock):
     deletions = []
     for records in (2, 60):
-        process = opened()
+        process = start()
         for number in range(records):
             await process.vault.store("contoso", "keeper").keep(f"r{number}", b"")
         store, signer = Watched(blobs), Watched(keys)
-        await opened(store, signer).vault.purge_overdue(clock.now + 30 * DAY)
+        await start(store, signer).vault.purge_overdue(clock.now + 30 * DAY)
         deletions.append((store.count("delete", "drop"), signer.count("destroy")))
         clock.advance(DAY)
 
     assert deletions == [(3, 1), (3, 1)]
 
 
-async def test_receipts_and_audit_log_hold_no_content_and_no_names_of_users(opened, blobs, keys, clock):
-    process = opened()
+async def test_receipts_and_audit_log_hold_no_content_and_no_names_of_users(start, blobs, keys, clock):
+    process = start()
     await keep(process, "contoso", "fabrikam")
     for scope in SCOPES:
         await delete(process, scope)
@@ -468,13 +468,13 @@ async def test_receipts_and_audit_log_hold_no_content_and_no_names_of_users(open
     assert len(await issued(process, keys)) == 5
 
 
-async def test_what_weakens_a_removal_is_in_its_receipt(opened, keys, blobs):
+async def test_what_weakens_a_removal_is_in_its_receipt(start, keys, blobs):
     class Weak(MemoryKeys):
         async def weaknesses(self):
             return ("purge protection is on",)
 
     keys = Weak()
-    process = opened(signer=keys)
+    process = start(signer=keys)
     await keep(process, "contoso")
 
     await tick(process, now=DUE)

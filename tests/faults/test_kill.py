@@ -6,6 +6,7 @@ flushes, which no test here can show.
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from sluicegate.receipt_check import verify_receipt
+from sluicegate.receipts import CONTAINER, OWED
 from tests.faults import writer
 
 ROOT = Path(__file__).parents[2]
@@ -149,3 +152,51 @@ async def test_a_purge_may_be_killed_at_any_call_and_run_again(submit, tmp_path)
         left = [path for path in folder.rglob("*") if path.is_file() and "20260101" in str(path.relative_to(folder))]
         assert set(acknowledged) <= set(records) <= {"new"}
         assert (left, leftovers(folder), holds_plain_text(folder)) == ([], [], [])
+
+
+REMOVALS = [
+    ("delete.user", "fabrikam", "a1" * 32),
+    ("purge.account-day", "contoso", "20260127/keeper"),
+    ("purge.day", None, "20260101"),
+]
+
+
+async def test_a_purge_may_be_killed_at_any_change_and_each_removal_has_one_receipt(submit, tmp_path):
+    job = {"task": "purge_with_receipts", "only_visible": True}
+    whole = submit(folder=tmp_path / "whole", **job)
+    assert not whole["killed"]
+    points = 0
+    # Backwards, because what comes before the deletion is for other tests.
+    for number in range(whole["calls"], 0, -1):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        if "new" not in submit(folder=folder, kill_at=number, **job)["acknowledged"]:
+            break
+        await check_receipts(folder)
+        shutil.rmtree(folder)
+        points += 1
+    assert points > 50
+
+
+async def check_receipts(folder):
+    """Go on as the officer and the timer do, and look for one receipt for each removal and for nothing that can be read."""
+    process = writer.processes(folder, writer.NOON + timedelta(days=29, hours=12))
+    begun = [blob for container in (OWED, CONTAINER) async for blob in process.blobs.list(container)]
+    if not begun:
+        await writer.delete(process)
+    await writer.tick(process)
+    await writer.tick(process)
+
+    statements = []
+    async for receipt in process.receipts.every():
+        statement = verify_receipt(receipt.data, await process.keys.public_key("audit")).statement
+        if statement["account"] or statement["subject"] == "20260101":
+            statements.append((statement["kind"], statement["account"], statement["subject"]))
+            assert statement["removed"][0]["bytes"] > 0
+    assert sorted(statements) == REMOVALS
+    assert set(await found(process.vault, "contoso", "fabrikam")) == {"new"}
+    assert await process.audit.verify() >= len(statements)
+    await process.blobs.close()
+    names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    assert [name for name in names if "ret-20260101" in name or "receipts-owed" in name] == []
+    assert (leftovers(folder), holds_plain_text(folder)) == ([], [])

@@ -4,7 +4,8 @@ Reads jobs from standard input, a JSON object a line, and runs each in a process
 that nothing is imported twice. Answers ``{"calls": ..., "acknowledged": [...], "killed": ...}``, a line a job.
 
 A job has a ``folder`` and a ``task``, and one of: ``kill_at``, to be killed before that call of the operating system;
-``kill_after``, to be killed from outside when so many records are acknowledged; or neither.
+``kill_after``, to be killed from outside when so many records are acknowledged; or neither. With ``only_visible`` the
+calls are those whose effect another process can see.
 """
 
 import asyncio
@@ -15,13 +16,21 @@ import signal
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 from azure.keyvault.keys.crypto import CryptographyClient
 
 from plugins import local_folder, local_keys
+from sluicegate import retention
+from sluicegate.audit import Audit
+from sluicegate.receipts import Receipts
 from sluicegate.testing import FrozenClock
+from sluicegate.types import OfUser
 from sluicegate.vault import Vault
+from tests.test_retention import Accounts, Plugins
 
+VISIBLE = ("link", "rename", "unlink", "mkdir", "rmdir")
+"""Calls whose effect another process can see."""
 CALLS = ("open", "write", "utime", "fsync", "link", "rename", "unlink", "mkdir", "rmdir", "scandir", "listdir")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 TEXT = "my lucky number is 74093; this is record {}"
@@ -75,12 +84,50 @@ async def purge(folder, acknowledge):
     await vault.purge_overdue(clock.now)
 
 
-TASKS = {task.__name__: task for task in (keep, keep_many, purge)}
+async def purge_with_receipts(folder, acknowledge):
+    """A run of the timer: a day of all accounts, the day of an account with a shorter retention, and a deletion."""
+    process = processes(folder, NOON)
+    for account in ("contoso", "fabrikam"):
+        await process.vault.store(account, "keeper").keep("old", content("old"))
+    process.clock.advance(timedelta(days=26))
+    for account in ("contoso", "fabrikam"):
+        await process.vault.store(account, "keeper").keep("young", content("young"), user="a1" * 32)
+    process.clock.now = NOON + timedelta(days=29, hours=11)
+    await process.vault.store("fabrikam", "keeper").keep("new", content("new"), user="b0" * 32)
+    acknowledge("new")
+    await delete(process)
+    acknowledge("deleted")
+    await tick(process)
+
+
+def processes(folder, now):
+    """Return what a process opens on a folder."""
+    vault, blobs, clock = opened(folder, now)
+    keys = local_keys.open_keys(f"folder:{folder}/keys")
+    audit = Audit(blobs, keys, origin="log", clock=clock)
+    receipts = Receipts(blobs, keys, audit, clock=clock)
+    vault = Vault(blobs, keys, clock=clock, ledger=receipts)
+    return SimpleNamespace(vault=vault, blobs=blobs, keys=keys, clock=clock, audit=audit, receipts=receipts)
+
+
+async def delete(process):
+    """Delete what one end user said in one account."""
+    scope, plugins = OfUser("a1" * 32), Plugins(keeper=30)
+    await retention.delete(process.vault, plugins, process.receipts, "fabrikam", scope, actor="fabrikam/officer")
+
+
+async def tick(process):
+    """Run the timer once."""
+    accounts, plugins = Accounts(contoso=2, fabrikam=30), Plugins(keeper=30)
+    await retention.purge(process.vault, plugins, accounts, process.receipts, now=process.clock.now)
+
+
+TASKS = {task.__name__: task for task in (keep, keep_many, purge, purge_with_receipts)}
 
 
 def run(job, acknowledged):
-    calls = count_calls(job.get("kill_at"))
-    write = os.write.__wrapped__
+    calls = count_calls(job.get("kill_at"), VISIBLE if job.get("only_visible") else CALLS)
+    write = getattr(os.write, "__wrapped__", os.write)
 
     def acknowledge(record):
         write(acknowledged, f"{record}\n".encode())
@@ -89,8 +136,8 @@ def run(job, acknowledged):
     write(acknowledged, f"calls {calls()}\n".encode())
 
 
-def count_calls(kill_at):
-    """Count the calls that can change a folder, in all threads, and die before one of them."""
+def count_calls(kill_at, names):
+    """Count the calls of some names, in all threads, and die before one of them."""
     calls = 0
     lock = threading.Lock()
 
@@ -106,9 +153,10 @@ def count_calls(kill_at):
         call.__wrapped__ = function
         return call
 
-    for name in CALLS:
+    for name in names:
         setattr(os, name, counted(getattr(os, name)))
-    fcntl.flock = counted(fcntl.flock)
+    if names is CALLS:
+        fcntl.flock = counted(fcntl.flock)
     return lambda: calls
 
 
