@@ -107,6 +107,12 @@ async def names(blobs, container):
     return [blob.name async for blob in blobs.list(container)]
 
 
+async def keep_one(app, blobs):
+    await app.accounts.create("contoso", location="local", deployments={})
+    await app.vault.store("contoso", "keep_encrypted").keep("one", b"")
+    assert await blobs.containers("ret-") == ("ret-20260101",)
+
+
 async def left_by(app):
     with pytest.raises(PurgeIncomplete) as caught:
         await app.purge()
@@ -150,7 +156,7 @@ async def test_a_sink_that_fails_stops_no_purge_and_no_other_sink_and_fails_the_
     open_app, webhook, sink, elsewhere, blobs, clock, status
 ):
     app = open_app(webhook.url, sink)
-    await app.vault.store("contoso", "keep_encrypted").keep("one", b"")
+    await keep_one(app, blobs)
     webhook.status = status
     clock.advance(30 * DAY)
 
@@ -240,7 +246,7 @@ async def test_two_processes_do_not_purge_at_once(open_app, blobs, caplog):
 
 async def test_a_process_that_hangs_while_data_is_overdue_does_not_pass_for_success(open_app, blobs, clock):
     app = open_app()
-    await app.vault.store("contoso", "keep_encrypted").keep("one", b"")
+    await keep_one(app, blobs)
     clock.advance(31 * DAY)
     until = (clock.now + timedelta(minutes=1)).isoformat()
     await blobs.put(LEASES, "purge", json.dumps({"holder": "other", "until": until}).encode())
@@ -252,9 +258,9 @@ async def test_a_process_that_hangs_while_data_is_overdue_does_not_pass_for_succ
     await app.purge()
 
 
-async def test_receipts_are_issued_by_the_app(open_app, clock):
+async def test_receipts_are_issued_by_the_app(open_app, blobs, clock):
     app = open_app()
-    await app.vault.store("contoso", "keep_encrypted").keep("one", b"")
+    await keep_one(app, blobs)
     clock.advance(30 * DAY)
 
     await app.purge()
