@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr, field_validator
 from sluicegate import PluginConfig
 from sluicegate.errors import StartupError
 
+from .asking import Asking
 from .service import ContentSafety
 
 
@@ -32,8 +33,9 @@ class Config(PluginConfig):
     """How long one question may take, waiting for its turn and retries included."""
     calls_at_once: int = Field(default=16, ge=1, le=256)
     """How many calls of one process may be under way."""
-    most_calls: int = Field(default=128, ge=1)
-    """How many calls one request may need; one that needs more is refused with a 400. A call takes 10,000 characters."""
+    most_calls: int = Field(default=256, ge=1)
+    """How many calls one request may need; one that needs more is refused with a 400. A call takes 10,000 characters, of one
+    prompt or input."""
 
     _service: ContentSafety | None = PrivateAttr(default=None)
 
@@ -60,7 +62,7 @@ class Config(PluginConfig):
             raise StartupError(
                 f"[plugins.azure_content_safety] names the app setting {self.key_setting}, which is not set"
             )
-        self._service = ContentSafety(self.endpoint, key, timeout_s=self.timeout_s, at_once=self.calls_at_once)
+        self._service = ContentSafety(Asking(self.endpoint, key, timeout_s=self.timeout_s, at_once=self.calls_at_once))
 
     async def close(self) -> None:
         """Close the client."""

@@ -17,7 +17,7 @@ def stand_in(_running, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SSL_CERT_FILE", _running.environment["SSL_CERT_FILE"])
     monkeypatch.setenv("CONTENT_SAFETY_KEY", _running.key)
-    monkeypatch.setattr("plugins.azure_content_safety.service.PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("plugins.azure_content_safety.asking.PAUSES_S", (0.0, 0.0))
     yield _running
     _running.reset()
 

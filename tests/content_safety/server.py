@@ -158,7 +158,7 @@ class StandIn:
     async def identity(self, request: Request) -> Response:
         """Answer what asks for a token as App Service does."""
         if request.headers.get("x-identity-header") != self.environment["IDENTITY_HEADER"]:
-            return JSONResponse({"statusCode": 401}, 401)
+            return JSONResponse({"statusCode": 400, "message": "Unable to load the proper Managed Identity."}, 400)
         assert request.query_params["resource"] == "https://cognitiveservices.azure.com"
         return JSONResponse(
             {

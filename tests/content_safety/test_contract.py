@@ -90,6 +90,16 @@ async def test_the_apps_identity_is_used_where_no_key_is_named(stand_in, config,
     assert found.severity == {"hate": 4}
 
 
+async def test_an_identity_that_is_refused_makes_the_filter_unavailable(stand_in, config, monkeypatch):
+    for name, value in (stand_in.environment | {"IDENTITY_HEADER": "wrong"}).items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(FilterUnavailable):
+        await config(key_setting="").service.analyse("hello", ["hate"])
+
+    assert stand_in.calls == []
+
+
 async def test_a_wrong_key_makes_the_filter_unavailable(config, monkeypatch):
     monkeypatch.setenv("CONTENT_SAFETY_KEY", "wrong")
 

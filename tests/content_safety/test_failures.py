@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from plugins import azure_content_safety
-from plugins.azure_content_safety import service
+from plugins.azure_content_safety import asking
+from plugins.azure_content_safety.asking import Rejected
 from plugins.azure_content_safety.circuit import FAILURES, PAUSE_S, Circuit
-from plugins.azure_content_safety.service import Rejected
 from sluicegate.errors import FilterUnavailable, PluginFailed
 from sluicegate.policies import DEFAULT, NOT_FILTERED
 from sluicegate.testing import Use, answered, chat_request
@@ -89,7 +89,7 @@ async def test_how_long_to_wait_is_what_the_service_says(stand_in, config):
 
 
 async def test_a_short_wait_is_waited_in_place_of_our_own(stand_in, config, monkeypatch):
-    monkeypatch.setattr(service, "PAUSES_S", (3600, 3600))
+    monkeypatch.setattr(asking, "PAUSES_S", (3600, 3600))
     stand_in.fail(429, "TooManyRequests", times=1, retry_after_ms="1", retry_after="3600")
     stand_in.fail(429, "TooManyRequests", times=1, retry_after="0")
 
