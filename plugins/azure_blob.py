@@ -5,7 +5,9 @@ one) or on a developer's machine by ``DefaultAzureCredential``; or a connection 
 still allows shared keys. Containers are made by the first write.
 
 The account must be flat: with a hierarchical namespace, ``a`` and ``a/b`` cannot both be blobs, and listings are in another
-order. Soft delete, versioning, point-in-time restore and replication of blobs keep copies of what is deleted here.
+order. Soft delete, versioning, point-in-time restore and replication of blobs keep copies of what is deleted here. The
+first two are found out by deed, in a container ``probe-…`` that is dropped at once, because the role that reads the account's
+settings is more than the app should have; point-in-time restore needs both. Replication cannot be seen from here.
 """
 
 from __future__ import annotations
@@ -128,6 +130,32 @@ class AzureBlobs:
             return False
         return True
 
+    async def weaknesses(self) -> tuple[str, ...]:
+        client = self._service().get_container_client(f"probe-{secrets.token_hex(8)}")
+        with _translated("the probe container"):
+            await client.create_container()
+            try:
+                blob = client.get_blob_client("probe")
+                is_versioned = bool((await blob.upload_blob(b"")).get("version_id"))
+                await blob.delete_blob()
+                left = [blob async for blob in client.list_blobs(include=["deleted"]) if blob.deleted]
+            finally:
+                await client.delete_container()
+            containers = self._service().list_containers(
+                name_starts_with=str(client.container_name), include_deleted=True
+            )
+            dropped = [container async for container in containers if container.deleted]
+        days = await self._soft_delete_days()
+        found = []
+        if left or days:
+            lasting = f" for {days} days" if days else ""
+            found.append(f"blob soft delete is on: a deleted blob can be brought back{lasting}")
+        if is_versioned:
+            found.append("blob versioning is on: what is deleted or changed stays as an earlier version")
+        if dropped:
+            found.append("container soft delete is on: a dropped container can be brought back")
+        return tuple(found)
+
     async def close(self) -> None:
         if self._client is not None:
             await self._client.close()
@@ -145,6 +173,19 @@ class AzureBlobs:
                 self._credential = _credential()
                 self._client = BlobServiceClient(self._endpoint, self._credential, **_options())
         return self._client
+
+    async def _soft_delete_days(self) -> int | None:
+        """Return for how long deleted blobs are kept, or None when they are not or this identity may not know."""
+        from azure.core.exceptions import HttpResponseError
+
+        with _translated("the account's settings"):
+            try:
+                policy = (await self._service().get_service_properties())["delete_retention_policy"]
+            except HttpResponseError as error:
+                if error.status_code != 403:
+                    raise
+                return None
+        return policy.days if policy is not None and policy.enabled else None
 
     def _blob(self, container: str, name: str) -> BlobClient:
         return self._service().get_blob_client(container, name)

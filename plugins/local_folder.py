@@ -93,6 +93,9 @@ class LocalFolder:
         check_names(container)
         return await self._run(self._files.drop, container)
 
+    async def weaknesses(self) -> tuple[str, ...]:
+        return ()
+
     async def close(self) -> None:
         await self._run(self._files.close)
         self._threads.shutdown()

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from sluicegate import __version__, audit_cli, classify_cli, filter_approval
+from sluicegate import __version__, audit_cli, classify_cli, encryption_cli, filter_approval
 from sluicegate.errors import SluicegateError, StartupError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,10 +44,11 @@ def main() -> int:
     serve = commands.add_parser("serve", help="serve the app on this machine")
     serve.add_argument("--port", type=_port, default=7071, help="0 for any free port")
     serve.add_argument("--host", default="127.0.0.1", help="an address of this machine")
-    commands.add_parser("check", help="load every plugin and setting, serve nothing")
+    commands.add_parser("check", help="load every plugin and setting, look whether deletion is final, serve nothing")
     commands.add_parser("describe", help="say what happens to data here, in order")
     classify_cli.add_command(commands)
     filter_approval.add_command(commands)
+    encryption_cli.add_commands(commands)
     commands.add_parser("demo", help="a guided tour against a throw-away data folder")
     audit_cli.add_commands(commands)
     for name in ("serve", "check", "describe", "receipts"):
@@ -78,6 +79,8 @@ def main() -> int:
             "describe": _describe,
             "receipts": _receipts,
             "modified-filters": _modified_filters,
+            "encryption": _encryption,
+            "rewrap": _encryption,
         }
         return run[arguments.command](arguments)
     except SluicegateError as error:
@@ -120,6 +123,14 @@ def _check(_: argparse.Namespace) -> int:
     from sluicegate.app import Sluicegate
 
     gate = Sluicegate(ROOT)
+
+    async def look() -> None:
+        try:
+            await gate.weaknesses.check()
+        finally:
+            await gate.shutdown()
+
+    asyncio.run(look())
     print(f"ok: {len(gate.plugins.names())} plugins, {len(gate.plugins.models())} models")
     return 0
 
@@ -131,6 +142,22 @@ def _describe(_: argparse.Namespace) -> int:
     gate = Sluicegate(ROOT)
     print(describe(gate))
     print(asyncio.run(with_accounts(gate)))
+    return 0
+
+
+def _encryption(arguments: argparse.Namespace) -> int:
+    from sluicegate.app import Sluicegate
+
+    async def change() -> str:
+        gate = Sluicegate(ROOT)
+        try:
+            if arguments.command == "rewrap":
+                return await encryption_cli.rewrap(gate)
+            return await encryption_cli.set_encryption(gate, arguments)
+        finally:
+            await gate.shutdown()
+
+    print(asyncio.run(change()))
     return 0
 
 

@@ -19,6 +19,7 @@ from sluicegate.audit import Audit
 from sluicegate.call import Call
 from sluicegate.customer_keys import CustomerVaults, customer_key
 from sluicegate.data_keys import DataKeys
+from sluicegate.day_layout import day_of, key_name
 from sluicegate.deployments import Deployments
 from sluicegate.errors import (
     InvalidRequest,
@@ -42,6 +43,7 @@ from sluicegate.services import KeyService
 from sluicegate.tenants import Tenant, Tenants
 from sluicegate.types import OfAccount, Principal, Role, utc_now
 from sluicegate.vault import Vault
+from sluicegate.weaknesses import Weaknesses
 
 HEALTH_CACHE_S = 30.0
 log = logging.getLogger(__name__)
@@ -77,7 +79,8 @@ class Sluicegate:
         self.policies = Policies(self._blobs, self.accounts, self.deployments, self.app_policies)
         self.tenants = Tenants(self._blobs, self.accounts, now)
         self.audit = Audit(self._blobs, self._keys, origin=f"sluicegate/{self.deployment.region}", clock=now)
-        self.receipts = Receipts(self._blobs, self._keys, self.audit, clock=now)
+        self.weaknesses = Weaknesses(self._blobs, self._keys, self.deployment.accepted_weaknesses, clock=now)
+        self.receipts = Receipts(self._blobs, self._keys, self.audit, clock=now, weaknesses=self.weaknesses.of_storage)
         self.vault = Vault(
             self._blobs,
             self._keys,
@@ -96,17 +99,21 @@ class Sluicegate:
     # --- life --------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Run the plugins' ``startup`` once; every event awaits this first.
+        """Look whether deletion is final here and run the plugins' ``startup``, once; every event awaits this first.
 
         Raises:
-            StartupError: A plugin says what the operator must mend; the next event tries again.
+            StartupError: Something weakens deletion that the operator has not accepted, or a plugin says what the operator must mend; the next event tries again.
             PluginFailed: A plugin failed; likewise.
+            ServiceError: Storage or keys cannot be asked; likewise.
         """
         if self._started:
             return
         async with self._starting:
             if self._started:
                 return
+            # A vault that holds no key says little of itself.
+            await self._keys.create(key_name(day_of(self.now())))
+            await self.weaknesses.check()
             for name in self._in_use("startup"):
                 await self.plugins.call(name, "startup", object)
             self._started = True
@@ -228,10 +235,14 @@ class Sluicegate:
             ValueError: It has not that shape, or the key cannot be used; the message names what to change.
             BlobNotFound: There is no such account.
         """
+        await self.prove_encryption(encryption)
+        await self.accounts.set_encryption(account, encryption)
+
+    async def prove_encryption(self, encryption: Mapping[str, Any] | None) -> None:
+        """Refuse a key that an account could not use; raises as ``set_encryption``."""
         key = customer_key(encryption)
         if key is not None:
             await self.data_keys.prove(key)
-        await self.accounts.set_encryption(account, encryption)
 
     async def rewrap(self) -> Rewrapped:
         """Wrap the data keys of all accounts under their own present keys; for the purge timer and the command line."""
@@ -284,6 +295,7 @@ class Sluicegate:
             await self.rewrap()
         except SluicegateError as error:
             left.append(f"wrapping data keys anew ({type(error).__name__})")
+        left += await self._reversible()
         left += await self._publisher.publish()
         if summary is None or left:
             raise PurgeIncomplete(left)
@@ -300,9 +312,19 @@ class Sluicegate:
             self._health = (time.monotonic(), await self._reasons())
         return self._health[1]
 
+    async def _reversible(self) -> list[str]:
+        try:
+            return [f"deletion is not final here: {sentence}" for sentence in await self.weaknesses.unaccepted()]
+        except SluicegateError as error:
+            return [f"looking whether deletion is final here ({type(error).__name__})"]
+
     async def _reasons(self) -> list[str]:
         try:
             overdue = await self.vault.overdue(self.now())
+            weaknesses = await self.weaknesses.unaccepted()
         except SluicegateError as error:
             return [f"storage or keys cannot be reached ({type(error).__name__})"]
-        return [f"retained data of {day} is overdue for deletion" for day in overdue]
+        return [
+            *(f"retained data of {day} is overdue for deletion" for day in overdue),
+            *(f"deletion is not final here: {sentence}" for sentence in weaknesses),
+        ]

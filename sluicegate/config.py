@@ -73,6 +73,9 @@ class Deployment(_Section):
     """URL of the key service, for the ``open_keys`` hook."""
     region: str
     """Where this deployment runs; sent as ``x-ms-region``."""
+    accepted_weaknesses: tuple[str, ...] = ()
+    """What may make deletion less than final here, each by the words before its colon. The app does not start where anything
+    else does; what is accepted is said in every receipt."""
     installed: tuple[str, ...] = ()
     """Entry points of the group ``sluicegate`` to load beside the folder ``plugins/``; others are not even imported."""
     checkpoints: tuple[str, ...] = ()

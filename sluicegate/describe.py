@@ -9,6 +9,7 @@ from sluicegate.config import Step
 from sluicegate.errors import SluicegateError
 from sluicegate.policies import Policy, Source
 from sluicegate.vault import CEILING_DAYS
+from sluicegate.weaknesses import name_of
 
 _STAGES = (
     ("authenticate", "Who is calling"),
@@ -25,17 +26,40 @@ def describe(gate: Sluicegate) -> str:
 
 
 async def with_accounts(gate: Sluicegate) -> str:
-    """Return what the accounts in storage add to the description, and close the app."""
+    """Return what storage and keys add to the description, and close the app."""
     try:
-        found = [await gate.accounts.get(name) for name in await gate.accounts.names()]
-        approved = [account.name for account in found if account is not None and account.modified_filters]
-        return f"Accounts whose policies may switch harms off: {', '.join(approved) or 'none'}."
-    except SluicegateError as error:
-        return (
-            f"Accounts whose policies may switch harms off: not known, storage cannot be read ({type(error).__name__})."
-        )
+        return "\n".join([*await _finality(gate), *await _accounts(gate)])
     finally:
         await gate.shutdown()
+
+
+async def _finality(gate: Sluicegate) -> list[str]:
+    accepted = gate.deployment.accepted_weaknesses
+    lines = [f"Accepted although deletion is less final by it: {', '.join(accepted) or 'nothing'}."]
+    try:
+        for sentence in await gate.weaknesses.found():
+            told = "said in every receipt" if name_of(sentence) in accepted else "not accepted: the app does not start"
+            lines.append(f"   - {sentence} ({told})")
+    except SluicegateError as error:
+        lines.append(f"   - whether anything else is, storage and keys cannot be asked ({type(error).__name__})")
+    return lines
+
+
+async def _accounts(gate: Sluicegate) -> list[str]:
+    try:
+        found = [account for name in await gate.accounts.names() if (account := await gate.accounts.get(name))]
+    except SluicegateError as error:
+        return [
+            f"Accounts whose policies may switch harms off: not known, storage cannot be read ({type(error).__name__})."
+        ]
+    keys = [f"{account.name} ({account.customer_key.label})" for account in found if account.customer_key is not None]
+    approved = [account.name for account in found if account.modified_filters]
+    withheld = [account.name for account in found if not account.content_logging]
+    return [
+        f"Accounts whose policies may switch harms off: {', '.join(approved) or 'none'}.",
+        f"Accounts of which no content is kept: {', '.join(withheld) or 'none'}.",
+        f"Accounts with an encryption key of their own: {', '.join(keys) or 'none'}.",
+    ]
 
 
 def _lines(gate: Sluicegate) -> Iterator[str]:

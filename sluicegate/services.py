@@ -77,6 +77,13 @@ class BlobStore(Protocol):
         """Delete a container with all its blobs in one call; False when there was none."""
         ...
 
+    async def weaknesses(self) -> tuple[str, ...]:
+        """Return what makes a deletion less than final here, a sentence each; see ``KeyService.weaknesses``.
+
+        To find out, a container of its own may be made and dropped.
+        """
+        ...
+
     async def close(self) -> None:
         """Release connections. The store is not used afterwards."""
         ...
@@ -178,6 +185,7 @@ class KeyService(Protocol):
     async def weaknesses(self) -> tuple[str, ...]:
         """Return what makes ``destroy`` less than final here, a sentence each, for start-up checks and receipts.
 
+        What comes before a sentence's colon names the weakness; that is what an operator accepts.
         Nothing is made or destroyed to find out, so a service that holds no key yet may know less than later.
         """
         ...

@@ -67,6 +67,9 @@ class MemoryStorage:
         check_names(container)
         return self._containers.pop(container, None) is not None
 
+    async def weaknesses(self) -> tuple[str, ...]:
+        return ()
+
     async def close(self) -> None:
         """Keep everything: another test may look at it."""
 

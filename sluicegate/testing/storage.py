@@ -197,6 +197,15 @@ async def _containers_are_listed_and_dropped(one: BlobStore, other: BlobStore, c
     expect_equal("containers after", await one.containers(f"{container}-"), ())
 
 
+async def _weaknesses_are_sentences(one: BlobStore, other: BlobStore, container: str) -> None:
+    before = await other.containers()
+    found = await one.weaknesses()
+    if not isinstance(found, tuple) or not all(isinstance(each, str) and each for each in found):
+        raise AssertionError(f"weaknesses: expected a tuple of sentences, found {type(found).__name__}")
+    expect_equal("weaknesses of another instance", await other.weaknesses(), found)
+    expect_equal("containers after weaknesses", await other.containers(), before)
+
+
 async def _bad_names_are_refused(one: BlobStore, other: BlobStore, container: str) -> None:
     for bad in BAD_CONTAINERS:
         await expect_raises(f"put to container {bad!r}", ValueError, one.put(bad, "blob", b""))
@@ -222,6 +231,7 @@ _CHECKS: tuple[Callable[[BlobStore, BlobStore, str], Awaitable[None]], ...] = (
     _no_conditional_write_is_lost,
     _lists_in_name_order,
     _containers_are_listed_and_dropped,
+    _weaknesses_are_sentences,
     _bad_names_are_refused,
 )
 

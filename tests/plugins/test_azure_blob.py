@@ -3,11 +3,13 @@
 import asyncio
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+from azure.core.exceptions import HttpResponseError
 
 from plugins import azure_blob
-from sluicegate.errors import StartupError
+from sluicegate.errors import StartupError, StorageUnavailable
 
 KEY = "AccountKey=QUFBQQ==;EndpointSuffix=core.windows.net"
 
@@ -111,3 +113,90 @@ async def test_closing_an_unused_store_connects_to_nothing():
     await store.close()
 
     assert store._client is None
+
+
+class Account:
+    """The SDK's client of a storage account with such settings; Azurite has none of them."""
+
+    def __init__(self, *, soft_days=None, versioned=False, containers_soft=False, may_read=True, fails=None):
+        self._soft_days, self._versioned, self._containers_soft = soft_days, versioned, containers_soft
+        self._may_read, self._fails = may_read, fails
+        self.containers = {}
+        self.dropped = []
+        self._blobs = []
+
+    def get_container_client(self, name):
+        self.container_name = name
+        return self
+
+    def get_blob_client(self, name):
+        assert name == "probe"
+        return self
+
+    async def create_container(self):
+        self.containers[self.container_name] = []
+
+    async def upload_blob(self, data):
+        if self._fails:
+            raise self._fails
+        self._blobs = [SimpleNamespace(name="probe", deleted=None)]
+        return {"version_id": "2026-01-01T00:00:00Z" if self._versioned else None}
+
+    async def delete_blob(self):
+        self._blobs = [SimpleNamespace(name="probe", deleted=True)] if self._soft_days else []
+
+    async def list_blobs(self, include):
+        assert include == ["deleted"]
+        for blob in self._blobs:
+            yield blob
+
+    async def delete_container(self):
+        del self.containers[self.container_name]
+        self.dropped.append(self.container_name)
+
+    async def list_containers(self, name_starts_with, include_deleted):
+        assert include_deleted
+        for name in self.dropped if self._containers_soft else []:
+            if name.startswith(name_starts_with):
+                yield SimpleNamespace(name=name, deleted=True)
+
+    async def get_service_properties(self):
+        if not self._may_read:
+            error = HttpResponseError("not allowed")
+            error.status_code = 403
+            raise error
+        policy = SimpleNamespace(enabled=self._soft_days is not None, days=self._soft_days)
+        return {"delete_retention_policy": policy}
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({}, ()),
+        ({"may_read": False}, ()),
+        ({"soft_days": 7}, ("blob soft delete is on: a deleted blob can be brought back for 7 days",)),
+        ({"soft_days": 7, "may_read": False}, ("blob soft delete is on: a deleted blob can be brought back",)),
+        ({"versioned": True}, ("blob versioning is on: what is deleted or changed stays as an earlier version",)),
+        ({"containers_soft": True}, ("container soft delete is on: a dropped container can be brought back",)),
+    ],
+    ids=["none", "none, unseen", "soft delete", "soft delete, unseen", "versioning", "container soft delete"],
+)
+async def test_settings_that_keep_what_is_deleted_are_found_and_the_probe_is_gone(monkeypatch, settings, found):
+    store = azure_blob.AzureBlobs(endpoint="https://contoso.blob.core.windows.net")
+    account = Account(**settings)
+    monkeypatch.setattr(store, "_service", lambda: account)
+
+    assert await store.weaknesses() == found
+    assert (account.containers, len(account.dropped)) == ({}, 1)
+
+
+async def test_a_probe_that_fails_is_gone_and_says_nothing_of_the_account(monkeypatch):
+    store = azure_blob.AzureBlobs(endpoint="https://contoso.blob.core.windows.net")
+    account = Account(fails=HttpResponseError("https://contoso.blob.core.windows.net/probe"))
+    monkeypatch.setattr(store, "_service", lambda: account)
+
+    with pytest.raises(StorageUnavailable) as caught:
+        await store.weaknesses()
+
+    assert "contoso" not in str(caught.value)
+    assert account.containers == {}
