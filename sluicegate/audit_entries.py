@@ -28,7 +28,7 @@ MAX_EVIDENCE_BYTES = 14 << 10
 _MAX_INT = 2**53
 _FIRST_PREV = "0" * 64
 _ID = re.compile(r"[0-9a-f]{32}")
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:/=+-]{0,254}[A-Za-z0-9=+])?")
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:/=+-]{0,254}[A-Za-z0-9_=+-])?")
 _REASON = re.compile(r"[A-Za-z0-9#](?:[A-Za-z0-9 ._:/#()+-]{0,198}[A-Za-z0-9.)])?")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 

@@ -108,7 +108,7 @@ async def names(blobs, container):
 
 
 async def keep_one(app, blobs):
-    await app.accounts.create("contoso", location="local", deployments={})
+    await app.accounts.create("contoso", location="local")
     await app.vault.store("contoso", "keep_encrypted").keep("one", b"")
     assert await blobs.containers("ret-") == ("ret-20260101",)
 

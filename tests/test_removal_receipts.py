@@ -8,6 +8,7 @@ import pytest
 
 from plugins import local_folder, local_keys
 from sluicegate import retention
+from sluicegate.accounts import NAME
 from sluicegate.audit import Audit
 from sluicegate.errors import PluginFailed, PurgeIncomplete, StorageUnavailable
 from sluicegate.receipt_check import verify_receipt
@@ -272,6 +273,17 @@ async def test_what_cannot_be_in_a_receipt_is_not_deleted(start, blobs):
         await delete(process, OfRecord("ann@example.com"))
 
     assert await names(blobs, OWED) == []
+
+
+@pytest.mark.parametrize("account", ["a", "with.dots_and-", "9_"])
+async def test_every_account_there_can_be_gets_receipts(start, keys, account):
+    assert NAME.fullmatch(account)
+    process = start()
+    await keep(process, account)
+
+    await tick(process, accounts=Accounts(**{account: 2}), now=NOON + 3 * DAY)
+
+    assert brief((await issued(process, keys))[0]) == ("purge.account-day", account, "20260101/keeper")
 
 
 async def test_nothing_to_do_gets_no_receipt(start, keys, clock):
