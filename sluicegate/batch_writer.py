@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 
 from sluicegate.data_keys import DataKeys
-from sluicegate.day_layout import CEILING_DAYS, KEYRING, Namespace, container, day_of, due, key_name
+from sluicegate.day_layout import CEILING_DAYS, Namespace, container, day_of, due, key_name, keyring
 from sluicegate.deletion import DeletionLog
 from sluicegate.envelope import SECRET_BYTES, DataKey, Place
 from sluicegate.services import BlobStore, KeyService
@@ -117,5 +117,5 @@ class Writer:
             await self._keys.destroy(key_name(day))
         if day_of(self._clock()) != day:
             return None
-        await self._blobs.put(KEYRING, self._names.ring(day, place.kid), entry, create=True)
+        await self._blobs.put(keyring(day), self._names.ring(place.kid), entry, create=True)
         return DataKey(secret, place)

@@ -2,13 +2,13 @@
 
 ::
 
-    key service  ret-YYYYMMDD                                              wraps the day's data keys
-    container    ret-YYYYMMDD    {account}/{plugin}/{kid}/{seq:08d}        batches of records
-                                 {account}/{plugin}/deletions/{number:08d} deletions that readers of the day heed
-    container    keyring         {day}/{account}/{plugin}/{kid}            wrapped data keys
-    container    deletions       {day}/{account}/{plugin}                  days with deletions that are not finished
+    key service  ret-YYYYMMDD                                               wraps the day's data keys
+    container    keyring-YYYYMMDD  {account}/{plugin}/{kid}                 wrapped data keys
+    container    ret-YYYYMMDD      {account}/{plugin}/{kid}/{seq:08d}       batches of records
+                                   {account}/{plugin}/deletions/{n:08d}     deletions that readers of the day heed
+    container    deletions         {day}/{account}/{plugin}                 days with deletions that are not finished
 
-Days are UTC.
+A day goes with its key and two containers, whatever is in them. Days are UTC.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ CEILING_DAYS = 30
 """Nothing is kept longer, whatever the settings say."""
 MARGIN = timedelta(hours=1)
 """A day is due this much before its time, so that an hourly timer meets it; a day that ended this long ago has no writer."""
-KEYRING = "keyring"
 PENDING = "deletions"
 IS_DELETION = re.compile(r"[^/]+/[^/]+/deletions/[0-9]{8}")
 _AT_ONCE = 16
@@ -60,9 +59,9 @@ class Namespace:
         """What the names of its deletions begin with in a day's container."""
         return f"{self.prefix}deletions/"
 
-    def ring(self, day: str, kid: str = "") -> str:
-        """Return a wrapped key's name in the keyring, or what the day's names begin with."""
-        return f"{day}/{self.prefix}{kid}"
+    def ring(self, kid: str) -> str:
+        """Return a wrapped key's name in its day's keyring."""
+        return f"{self.prefix}{kid}"
 
     def batch(self, kid: str, seq: int) -> str:
         """Return a batch's name in its day's container."""
@@ -81,6 +80,11 @@ class Namespace:
 def container(day: str) -> str:
     """Return the name of a day's container."""
     return f"ret-{day}"
+
+
+def keyring(day: str) -> str:
+    """Return the name of the container of a day's wrapped data keys, which is one so that they go in one call."""
+    return f"keyring-{day}"
 
 
 def key_name(day: str) -> str:
@@ -126,7 +130,7 @@ def day_of(moment: datetime) -> str:
 
 def days_in(names: Iterable[str]) -> list[str]:
     """Return the days of containers or keys; a stray name must not keep the others from being purged."""
-    return [day for name in names if is_day(day := name.removeprefix("ret-"))]
+    return [day for name in names if is_day(day := name.rpartition("-")[2])]
 
 
 async def stored_days(blobs: BlobStore) -> list[str]:

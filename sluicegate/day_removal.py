@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sluicegate.day_layout import KEYRING, PENDING, Gone, Namespace, Tally, container, count, delete_all, key_name
+from sluicegate.day_layout import PENDING, Gone, Namespace, Tally, container, count, delete_all, key_name, keyring
 from sluicegate.errors import KeyUnavailable
 from sluicegate.removals import Evidence, Found, Kind
 from sluicegate.services import BlobStore, KeyService
@@ -36,8 +36,8 @@ class WholeDay:
 
     async def found(self) -> Found:
         tally = Tally()
-        for where, prefix in ((KEYRING, f"{self.day}/"), (container(self.day), "")):
-            async for blob in self.blobs.list(where, prefix):
+        for where in self._containers():
+            async for blob in self.blobs.list(where):
                 tally.note(Gone(where, blob.name, blob.size))
         return tally.found()
 
@@ -48,16 +48,17 @@ class WholeDay:
             is_absent = await self.keys.destroy(name) and name not in await self.keys.names(name)
         except KeyUnavailable:
             is_absent = False
-        await delete_all(self.blobs, KEYRING, f"{self.day}/")
-        await self.blobs.drop(container(self.day))
+        for where in self._containers():
+            await self.blobs.drop(where)
         await delete_all(self.blobs, PENDING, f"{self.day}/")
         checked = {
-            f"keyring {self.day}/": await count(self.blobs, KEYRING, f"{self.day}/"),
-            f"container {container(self.day)}": (await self.blobs.containers(container(self.day))).count(
-                container(self.day)
-            ),
+            f"container {where}": (await self.blobs.containers(where)).count(where) for where in self._containers()
         }
         return Evidence({name: is_absent}, checked)
+
+    def _containers(self) -> tuple[str, str]:
+        """Wrapped keys come first, so that an interrupted removal leaves nothing readable even while its key lives."""
+        return keyring(self.day), container(self.day)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,4 +105,4 @@ class DayOfStore:
 
     def _places(self) -> tuple[tuple[str, str], ...]:
         """Wrapped keys come first, so that an interrupted removal leaves nothing readable behind what it reached."""
-        return (KEYRING, self.names.ring(self.day)), (container(self.day), self.names.prefix)
+        return (keyring(self.day), self.names.prefix), (container(self.day), self.names.prefix)

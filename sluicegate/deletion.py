@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from sluicegate.day_layout import KEYRING, Gone, Namespace, Tally, container, each
+from sluicegate.day_layout import Gone, Namespace, Tally, container, each, keyring
 from sluicegate.envelope import Entry, Header, header_size, read_header, without
 from sluicegate.errors import BlobChanged, BlobExists, BlobNotFound, PurgeIncomplete, SealBroken
 from sluicegate.services import BlobInfo, BlobStore
@@ -123,7 +123,7 @@ async def remove(blobs: BlobStore, names: Namespace, log: DeletionLog) -> Purged
     tally = Tally()
     unreadable = 0
     for kid in sorted(log.kids):
-        for gone in await _delete(blobs, KEYRING, BlobInfo(names.ring(log.day, kid), 0)):
+        for gone in await _delete(blobs, keyring(log.day), BlobInfo(names.ring(kid), 0)):
             tally.note(gone)
     stored = batches(blobs, names, log.day)
     async for removed in each(stored, lambda blob: _remove_from(blobs, names, log, blob)):
@@ -149,8 +149,8 @@ async def count_hidden(blobs: BlobStore, names: Namespace, log: DeletionLog) -> 
         except SealBroken:
             return 1
 
-    prefix = names.ring(log.day)
-    count = sum([blob.name.removeprefix(prefix) in log.kids async for blob in blobs.list(KEYRING, prefix)])
+    ring = blobs.list(keyring(log.day), names.prefix)
+    count = sum([blob.name.removeprefix(names.prefix) in log.kids async for blob in ring])
     async for hidden in each(batches(blobs, names, log.day), hidden_in):
         count += hidden
     return count

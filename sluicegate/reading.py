@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from sluicegate.data_keys import DataKeys
-from sluicegate.day_layout import KEYRING, Namespace, container, each, start, stored_days
+from sluicegate.day_layout import Namespace, container, each, keyring, start, stored_days
 from sluicegate.deletion import DeletionLog, batches, read_head
 from sluicegate.envelope import DataKey, Entry, Place
 from sluicegate.errors import BlobNotFound, KeyNotFound, SealBroken
@@ -140,7 +140,7 @@ class _Opening:
     async def _key(self, kid: str) -> DataKey:
         if self._data_key is None or self._data_key.place.kid != kid:
             # Read anew each time: keys that outlived their wrapped form would make shredding a promise for later.
-            entry = await self._blobs.get(KEYRING, self._names.ring(self._day, kid))
+            entry = await self._blobs.get(keyring(self._day), self._names.ring(kid))
             secret = await self._data_keys.open(self._names.account, entry.data)
             self._data_key = DataKey(secret, Place(self._names.account, self._names.plugin, self._day, kid))
         return self._data_key

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from sluicegate import data_keys
 from sluicegate.data_keys import DataKeys
-from sluicegate.day_layout import CEILING_DAYS, KEYRING, day_of, each
+from sluicegate.day_layout import CEILING_DAYS, day_of, each, keyring
 from sluicegate.errors import BlobChanged, BlobNotFound, KeyNotFound, ServiceError
 from sluicegate.services import BlobInfo, BlobStore
 
@@ -55,8 +55,8 @@ async def rewrap(blobs: BlobStore, keys: DataKeys, accounts: Accounts, *, now: d
             left[name] = left.get(name, 0) + 1
             continue
         for ahead in range(-CEILING_DAYS, 2):
-            prefix = f"{day_of(now + timedelta(days=ahead))}/{name}/"
-            async for done in each(blobs.list(KEYRING, prefix), _rewrapping(blobs, keys, name, newest)):
+            ring = keyring(day_of(now + timedelta(days=ahead)))
+            async for done in each(blobs.list(ring, f"{name}/"), _rewrapping(blobs, ring, keys, name, newest)):
                 wrapped += done is True
                 if done is None:
                     left[name] = left.get(name, 0) + 1
@@ -66,15 +66,15 @@ async def rewrap(blobs: BlobStore, keys: DataKeys, accounts: Accounts, *, now: d
 
 
 def _rewrapping(
-    blobs: BlobStore, keys: DataKeys, account: str, newest: str | None
+    blobs: BlobStore, ring: str, keys: DataKeys, account: str, newest: str | None
 ) -> Callable[[BlobInfo], Awaitable[bool | None]]:
     async def one(blob: BlobInfo) -> bool | None:
         """Return whether an entry was changed, or None when it could not be."""
         try:
-            entry = await blobs.get(KEYRING, blob.name)
+            entry = await blobs.get(ring, blob.name)
             anew = await keys.rewrapped(account, entry.data, newest)
             if anew is not None:
-                await blobs.put(KEYRING, blob.name, anew, if_match=entry.etag)
+                await blobs.put(ring, blob.name, anew, if_match=entry.etag)
             return anew is not None
         except (BlobNotFound, BlobChanged, KeyNotFound):
             # Deleted, purged with its day, or wrapped anew by somebody else meanwhile.

@@ -19,7 +19,6 @@ from sluicegate.data_keys import DataKeys
 from sluicegate.day_layout import (
     CEILING_DAYS,
     IS_DELETION,
-    KEYRING,
     MARGIN,
     PENDING,
     Gone,
@@ -32,8 +31,8 @@ from sluicegate.day_layout import (
     days_in,
     due,
     has_ended,
-    is_day,
     key_name,
+    keyring,
     purged,
     stored_days,
 )
@@ -48,7 +47,6 @@ from sluicegate.types import Expired, OfAccount, OfRecord, OfUser, Purged, Scope
 
 __all__ = [
     "CEILING_DAYS",
-    "KEYRING",
     "MAX_BATCH_BYTES",
     "MAX_RECORD_BYTES",
     "Record",
@@ -208,8 +206,8 @@ class Store:
         """Note what is there of a scope, day by day; blobs for an account, records for a record or an end user."""
         for day in await stored_days(self._blobs):
             if isinstance(scope, OfAccount):
-                async for blob in self._blobs.list(KEYRING, self._names.ring(day)):
-                    tally.note(Gone(KEYRING, blob.name, blob.size))
+                async for blob in self._blobs.list(keyring(day), self._names.prefix):
+                    tally.note(Gone(keyring(day), blob.name, blob.size))
             mark = self._names.mark(scope.user, day) if isinstance(scope, OfUser) else ""
             async for blob in batches(self._blobs, self._names, day):
                 if isinstance(scope, OfAccount):
@@ -294,8 +292,8 @@ class Store:
             case OfUser():
                 return Deletion("user", self._names.mark(scope.user, day))
             case OfAccount():
-                prefix = self._names.ring(day)
-                kids = [blob.name.removeprefix(prefix) async for blob in self._blobs.list(KEYRING, prefix)]
+                prefix = self._names.prefix
+                kids = [blob.name.removeprefix(prefix) async for blob in self._blobs.list(keyring(day), prefix)]
                 return Deletion("account", kids=tuple(kids))
 
 
@@ -335,7 +333,7 @@ class Vault:
         """Return one plugin's namespace in one account."""
         found = self._stores.get((account, plugin))
         if found is None:
-            check_names(KEYRING, f"{account}/{plugin}")
+            check_names(PENDING, f"{account}/{plugin}")
             if "/" in account + plugin:
                 raise ValueError("an account's and a plugin's name are one segment each")
             found = Store(
@@ -412,8 +410,8 @@ class Vault:
         """Return which plugins keep anything of an account, by the storage layout alone, sorted."""
         found: set[str] = set()
         for day in await stored_days(self._blobs):
-            prefix = f"{day}/{account}/"
-            async for blob in self._blobs.list(KEYRING, prefix):
+            prefix = f"{account}/"
+            async for blob in self._blobs.list(keyring(day), prefix):
                 found.add(blob.name.removeprefix(prefix).partition("/")[0])
         # A deletion that was interrupted may have left ciphertext without any key.
         async for blob in self._blobs.list(PENDING):
@@ -449,14 +447,9 @@ class Vault:
             store.forget(day)
 
     async def _days_that(self, have_passed: Callable[[str], bool]) -> list[str]:
-        """Return the days of which anything is left, oldest first; ``have_passed`` holds for every day before one it holds for."""
-        passed = {day for day in await stored_days(self._blobs) if have_passed(day)}
-        async for blob in self._blobs.list(KEYRING):
-            day = blob.name.partition("/")[0]
-            if is_day(day):
-                if not have_passed(day):
-                    break
-                passed.add(day)
+        """Return the days of which anything is left, oldest first."""
+        stored = {*await stored_days(self._blobs), *days_in(await self._blobs.containers("keyring-"))}
+        passed = {day for day in stored if have_passed(day)}
         keys = {day for day in days_in(await self._keys.names("ret-")) if have_passed(day)} - passed
         return sorted(passed | keys - await self._recoverable(keys))
 

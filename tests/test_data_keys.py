@@ -26,10 +26,11 @@ from sluicegate.files import Files
 from sluicegate.rewrapping import rewrap
 from sluicegate.testing import FrozenClock, MemoryKeys, MemoryStorage
 from sluicegate.types import OfAccount
-from sluicegate.vault import KEYRING, Vault
+from sluicegate.vault import Vault
 from tests.customers import ENCRYPTION, URL, CustomersVault
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+KEYRING = "keyring-20260101"
 SECOND = timedelta(seconds=1)
 OTHER = "folder:/contoso/other"
 TAKEN = [KeyRefused("disabled"), KeyNotFound("mine")]

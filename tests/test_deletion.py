@@ -6,12 +6,26 @@ from datetime import timedelta
 
 import pytest
 
-from sluicegate.day_layout import KEYRING, PENDING
+from sluicegate.day_layout import PENDING
 from sluicegate.errors import PurgeIncomplete, SealBroken, StorageUnavailable
 from sluicegate.testing import MemoryStorage
 from sluicegate.types import Expired, OfAccount, OfRecord, OfUser, Purged
 from sluicegate.vault import Vault
-from tests.test_vault import CANARY, DAY, HOUR, NEW_YEAR, Around, Gate, blobs, clock, everything, keys, names, read
+from tests.test_vault import (
+    CANARY,
+    DAY,
+    HOUR,
+    KEYRING,
+    NEW_YEAR,
+    Around,
+    Gate,
+    blobs,
+    clock,
+    everything,
+    keys,
+    names,
+    read,
+)
 
 FIXTURES = blobs, clock, keys
 

@@ -8,7 +8,6 @@ from datetime import timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sluicegate.day_layout import KEYRING
 from sluicegate.errors import SealBroken
 from sluicegate.testing import FrozenClock, MemoryKeys, MemoryStorage
 from sluicegate.vault import Vault
@@ -41,8 +40,8 @@ def content(place, who):
 
 
 STORED = asyncio.run(written())
-RING = sorted(key for key in STORED if key[0] == KEYRING)
-BATCHES = sorted(key for key in STORED if key[0] != KEYRING)
+RING = sorted(key for key in STORED if key[0].startswith("keyring-"))
+BATCHES = sorted(key for key in STORED if key[0].startswith("ret-"))
 
 
 async def read(stored):
@@ -68,8 +67,8 @@ EVERYTHING = {(place, day, who, content(place, who)) for place in PLACES for day
 def where(key):
     """Return the place and the day that a blob belongs to by its name."""
     container, name = key
-    parts = name.split("/")
-    return ((parts[1], parts[2]), parts[0]) if container == KEYRING else ((parts[0], parts[1]), container[4:])
+    account, plugin, *_ = name.split("/")
+    return (account, plugin), container.rpartition("-")[2]
 
 
 def check(stored, *changed):
@@ -136,8 +135,8 @@ def test_a_batch_that_takes_its_wrapped_key_along_opens_nowhere_else(key, place,
     if target in STORED:
         return
     source_place, source_day = where(key)
-    ring = STORED[KEYRING, f"{source_day}/{'/'.join(source_place)}/{kid}"]
-    moved = {(KEYRING, f"{day}/{'/'.join(place)}/{kid}"): ring, target: reheaded(STORED[key], target)}
+    ring = STORED[f"keyring-{source_day}", f"{'/'.join(source_place)}/{kid}"]
+    moved = {(f"keyring-{day}", f"{'/'.join(place)}/{kid}"): ring, target: reheaded(STORED[key], target)}
 
     check({**STORED, **moved}, target)
 

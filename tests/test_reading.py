@@ -2,12 +2,11 @@ import asyncio
 
 import pytest
 
-from sluicegate.day_layout import KEYRING
 from sluicegate.errors import SealBroken
 from sluicegate.testing import MemoryStorage
 from sluicegate.types import OfRecord, OfUser
 from sluicegate.vault import Record, Vault
-from tests.test_vault import DAY, blobs, clock, keys, names, store, vault
+from tests.test_vault import DAY, KEYRING, blobs, clock, keys, names, store, vault
 
 FIXTURES = blobs, clock, keys, store, vault
 ALICE, BOB = "a1" * 32, "b0" * 32
