@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
@@ -29,33 +30,45 @@ _ESCAPE = regex.compile(
 _HALF_ESCAPE = regex.compile(
     r"\\(?:u(?:[0-9a-f]{0,3}|d[89ab][0-9a-f]{2}(?:\\(?:u(?:d(?:[c-f][0-9a-f]?)?)?)?)?)?)?\Z", regex.IGNORECASE
 )
+_BEGINNING = 4
+"""Characters by which terms are looked up."""
 _ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
 class Terms:
-    """Lists of terms by name, compiled; at least one term.
+    """Lists of terms by name, indexed; at least one term. Time hardly depends on how many terms there are.
 
     A plain object, because pydantic's private attributes are slow to reach for every chunk.
     """
 
     def __init__(self, lists: Mapping[str, Iterable[str]]) -> None:
-        terms = {folded_term(term) for terms in lists.values() for term in terms}
-        self._patterns = {name: _pattern(terms) for name, terms in lists.items() if terms}
-        self._any = _pattern(terms)
-        self._beginnings = {beginning for term in terms for beginning in _beginnings(term)}
-        self._longest = max(map(len, terms))
+        self._names = tuple(lists)
+        self._lists: dict[str, list[str]] = {}
+        for name, terms in lists.items():
+            for term in {folded_term(term) for term in terms}:
+                self._lists.setdefault(term, []).append(name)
+        self._sorted = sorted(self._lists)
+        # Shortest first: at one place the term that is complete first must win.
+        self._by_beginning: dict[str, list[str]] = {}
+        for term in sorted(self._lists, key=lambda term: (len(term), term)):
+            self._by_beginning.setdefault(term[:_BEGINNING], []).append(term)
+        self._beginnings = sorted({len(beginning) for beginning in self._by_beginning})
+        self._longest = max(map(len, self._sorted))
+        self._grown = _grown(self._sorted)
+        self._firsts = frozenset(term[0] for term in self._sorted)
+        self._starts = _starts(self._firsts)
 
     def hits(self, text: str) -> list[str]:
         """Return the lists that have a term in a whole text, read as it stands and as JSON's readers read it."""
-        variants = {text, _unescaped(text)} if "\\" in text else {text}
+        variants = {text, unescaped(text)} if "\\" in text else {text}
         found = {name for variant in variants for name in self.hits_folded(_fold(variant))}
-        return [name for name in self._patterns if name in found]
+        return [name for name in self._names if name in found]
 
     def hits_folded(self, folded: str) -> list[str]:
         """Return the lists that have a term in a folded text."""
-        if not self._any.search(folded):
-            return []
-        return [name for name, pattern in self._patterns.items() if pattern.search(folded)]
+        places = (match.start() for match in self._starts.finditer(folded))
+        found = {name for place in places for term in self._at(folded, place) for name in self._lists[term]}
+        return [name for name in self._names if name in found]
 
     def first(self, folded: str, start: int, final: bool) -> tuple[int, int] | None:
         """Return where the term that is complete first begins and ends; of several, the longest.
@@ -63,21 +76,63 @@ class Terms:
         A term is complete when the character after it is known, so this does not depend on how the text was cut.
         """
         found: tuple[int, int] | None = None
-        for match in self._any.finditer(folded, start, overlapped=True):
-            if found and match.start() >= found[1]:
+        for match in self._starts.finditer(folded, start):
+            place = match.start()
+            if found and place >= found[1]:
                 break
-            if (final or match.end() < len(folded)) and (found is None or match.end() < found[1]):
-                found = match.span()
+            end = next((place + len(term) for term in self._at(folded, place)), 0)
+            if end and (final or end < len(folded)) and (found is None or end < found[1]):
+                found = place, end
         return found
 
     def possible(self, folded: str, start: int) -> int:
         """Return where the longest end of ``folded`` begins that could still become a term; its length if none could."""
         for place in range(max(start, len(folded) - self._longest), len(folded)):
-            if folded[place:] in self._beginnings and not (
-                place and _IS_WORD.match(folded[place]) and _IS_WORD.match(folded[place - 1])
-            ):
+            if self._may_begin(folded[place]) and self._may_become(folded[place:]) and not _is_within(folded, place):
                 return place
         return len(folded)
+
+    def _at(self, folded: str, place: int) -> Iterator[str]:
+        """Yield the terms at one place of a folded text, shortest first."""
+        for length in self._beginnings:
+            for term in self._by_beginning.get(folded[place : place + length], ()):
+                end = place + len(term)
+                if folded.startswith(term, place) and not (_is_within(folded, place) or _is_within(folded, end)):
+                    yield term
+
+    def _may_begin(self, char: str) -> bool:
+        return char in self._firsts or char in self._grown
+
+    def _may_become(self, end: str) -> bool:
+        """Return whether more characters, or a mark that joins its last one, could make ``end`` a term."""
+        return any(self._is_beginning(end[:-1] + last) for last in (end[-1], *self._grown.get(end[-1], ())))
+
+    def _is_beginning(self, text: str) -> bool:
+        place = bisect_left(self._sorted, text)
+        return place < len(self._sorted) and self._sorted[place].startswith(text)
+
+
+def _is_within(folded: str, place: int) -> bool:
+    """Return whether a place of a folded text is within a word."""
+    return 0 < place < len(folded) and bool(_IS_WORD.match(folded[place]) and _IS_WORD.match(folded[place - 1]))
+
+
+def _starts(firsts: Iterable[str]) -> regex.Pattern[str]:
+    """Return what matches where a term may begin, by its first character."""
+    of_words = "".join(regex.escape(char) for char in firsts if _IS_WORD.match(char))
+    others = "".join(regex.escape(char) for char in firsts if not _IS_WORD.match(char))
+    kinds = (f"(?<!{_WORD})[{of_words}]" if of_words else "", f"[{others}]" if others else "")
+    return regex.compile("|".join(filter(None, kinds)), regex.V1)
+
+
+def _grown(terms: Iterable[str]) -> Mapping[str, frozenset[str]]:
+    """Return what each character may become, of those in the terms, when marks join it."""
+    found: dict[str, set[str]] = {}
+    for char in set().union(*terms):
+        parts = unicodedata.normalize("NFD", char)
+        for count in range(1, len(parts)):
+            found.setdefault(unicodedata.normalize("NFC", parts[:count]), set()).add(char)
+    return {part: frozenset(chars) for part, chars in found.items()}
 
 
 class Scan:
@@ -191,30 +246,9 @@ class _Reading:
 # --- terms and texts in the form in which they are compared ----------------------------------------------------------
 
 
-def _pattern(terms: Iterable[str]) -> regex.Pattern[str]:
-    # Shortest first: at one place the term that is complete first must win.
-    folded = sorted({folded_term(term) for term in terms}, key=lambda term: (len(term), term))
-    return regex.compile("|".join(map(_bounded, folded)), regex.V1)
-
-
-def _bounded(term: str) -> str:
-    before = f"(?<!{_WORD})" if _IS_WORD.match(term[0]) else ""
-    after = f"(?!{_WORD})" if _IS_WORD.match(term[-1]) else ""
-    return f"{before}{regex.escape(term)}{after}"
-
-
 def folded_term(term: str) -> str:
     """Return a term in the form in which it is compared; empty when nothing of it is."""
     return _fold(term).strip(" ")
-
-
-def _beginnings(term: str) -> Iterator[str]:
-    """Yield every text that more characters, or a mark that joins its last one, could make the term."""
-    for end in range(1, len(term) + 1):
-        yield term[:end]
-        parts = unicodedata.normalize("NFD", term[end - 1])
-        for count in range(1, len(parts)):
-            yield term[: end - 1] + unicodedata.normalize("NFC", parts[:count])
 
 
 def _fold(text: str) -> str:
@@ -264,7 +298,8 @@ def _folded_char(char: str) -> str:
     return "" if _INVISIBLE.match(char) else unicodedata.normalize("NFKC", char).casefold()
 
 
-def _unescaped(text: str) -> str:
+def unescaped(text: str) -> str:
+    """Return a text as JSON's readers read it."""
     return str(_ESCAPE.sub(_unescaped_char, text))
 
 
