@@ -16,6 +16,7 @@ Lists fail fast: one bad element is enough to refuse a request, and a body of a 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, cast
@@ -69,6 +70,9 @@ class Part(BaseModel):
                 yield name, value
 
 
+_PROMPT = re.compile(r"(?:prompt|input)\[(\d+)\]")
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """One text of a request.
@@ -82,6 +86,12 @@ class Text:
     value: str
     role: str
     where: str
+
+    @property
+    def prompt_index(self) -> int:
+        """Which of several prompts, or inputs, it belongs to."""
+        found = _PROMPT.match(self.where)
+        return int(found[1]) if found else 0
 
 
 # --- content parts ---------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def _of_chat(request: ChatRequest) -> Iterator[Passage]:
 def _of_prompts(request: Request) -> Iterator[Passage]:
     for text in _texts(request):
         is_prompt = text.role in ("prompt", "suffix", "input")
-        yield Passage(text.value, Kind.USER if is_prompt else Kind.DEFINITION, is_prompt, _place(text)[1])
+        yield Passage(text.value, Kind.USER if is_prompt else Kind.DEFINITION, is_prompt, text.prompt_index)
 
 
 def _texts(request: Request) -> Iterator[Text]:

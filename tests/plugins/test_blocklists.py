@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from plugins import blocklists
 from sluicegate import Chunk, Refused, ToolCall
 from sluicegate.errors import StartupError
+from sluicegate.policies import DEFAULT_V2
 from sluicegate.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 from sluicegate.testing import (
     FakeModel,
@@ -467,7 +468,7 @@ async def test_text_is_held_only_while_it_could_become_a_blocked_term():
     taken = []
     config = blocklists.Config(lists=LISTS)
     passed = {}
-    async for chunk in blocklists.post_filter(pieces(), config):
+    async for chunk in blocklists.post_filter(pieces(), DEFAULT_V2, config):
         passed[chunk.text] = len(taken)
 
     assert passed == {"The subpro": 1, "ject ": 2, "Project ": 5, "Night": 5, "fall came": 5}
