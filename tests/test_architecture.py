@@ -23,6 +23,7 @@ PUBLIC = {
     "sluicegate",
     "sluicegate.accounts",
     "sluicegate.errors",
+    "sluicegate.expressions",
     "sluicegate.hookspecs",
     "sluicegate.policies",
     "sluicegate.requests",
