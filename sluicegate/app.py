@@ -6,8 +6,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AsyncExitStack, aclosing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from sluicegate.errors import (
     Unauthorized,
 )
 from sluicegate.lease import Lease, LeaseHeld, LeaseLost
+from sluicegate.limits import Limits
 from sluicegate.pipeline import Pipeline
 from sluicegate.plugins import Plugins
 from sluicegate.policy_store import Policies
@@ -41,7 +42,7 @@ from sluicegate.retention import Summary, delete, purge
 from sluicegate.rewrapping import Rewrapped, rewrap
 from sluicegate.services import KeyService
 from sluicegate.tenants import Tenant, Tenants
-from sluicegate.types import OfAccount, Principal, Role, utc_now
+from sluicegate.types import Chunk, Embeddings, OfAccount, Principal, Role, utc_now
 from sluicegate.vault import Vault
 from sluicegate.weaknesses import Weaknesses
 
@@ -90,6 +91,7 @@ class Sluicegate:
             may_keep=self.accounts.keeps_content,
         )
         self._publisher = Publisher(self.audit, self._blobs, tuple(map(self._sink, self.deployment.checkpoints)), now)
+        self.limits = Limits(self._blobs, self.deployment.limits.requests_at_once)
         self.pipeline = Pipeline(self.plugins, self.deployment.pipeline, self.vault, self._keeps_content)
         self.now = now
         self._starting = asyncio.Lock()
@@ -124,6 +126,7 @@ class Sluicegate:
             stack.push_async_callback(self._keys.close)
             stack.push_async_callback(self.data_keys.close)
             stack.push_async_callback(self._blobs.close)
+            stack.push_async_callback(self.limits.close)
             stack.push_async_callback(self._publisher.close)
             for name in self._in_use("shutdown"):
                 hook, settings = self.plugins[name].shutdown, self.plugins.config_of(name)
@@ -187,8 +190,25 @@ class Sluicegate:
                 code="OperationNotSupported",
             )
         await self.data_keys.check(account.name)
+        standing = await self.limits.admit(account.name, found, request)
         policy = await self.policies.resolve(account, found.policy)
-        return Call(call_id, principal, account, deployment, model, plugin, request, policy)
+        return Call(call_id, principal, account, deployment, model, plugin, request, policy, standing)
+
+    async def chunks(self, call: Call) -> AsyncGenerator[Chunk]:
+        """Yield the answer to a chat or completion request, as :meth:`Pipeline.chunks` does.
+
+        Raises:
+            ApiError: As there; ``TooManyRequests`` when as many of the account's requests are running as may.
+        """
+        with self.limits.running(call.account.name):
+            async with aclosing(self.pipeline.chunks(call)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def embeddings(self, call: Call) -> Embeddings:
+        """Return the vectors of an embedding request, as :meth:`Pipeline.embeddings` does."""
+        with self.limits.running(call.account.name):
+            return await self.pipeline.embeddings(call)
 
     # --- the control plane -------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from sluicegate.accounts import Account
 from sluicegate.policies import DEFAULT_V2, Policy
+from sluicegate.rates import Standing
 from sluicegate.requests import Request
 from sluicegate.streams import join
 from sluicegate.types import (
@@ -32,6 +33,7 @@ class Call:
         id: Opaque; becomes the exchange's id and ``x-request-id``.
         request: Changes as pre-filters pass it on.
         plugin: The plugin that serves ``model``.
+        standing: How the deployment's limits stand; None where it has none.
         policy: The content-filter policy of the deployment.
     """
 
@@ -43,6 +45,7 @@ class Call:
     plugin: str
     request: Request
     policy: Policy = DEFAULT_V2
+    standing: Standing | None = None
     started: datetime = field(default_factory=utc_now)
     outcome: Outcome = Outcome.FAILED
     usage: Usage | None = None

@@ -64,6 +64,13 @@ class Pipeline(_Section):
         return tuple(dict.fromkeys(step.plugin for stage in stages for step in stage))
 
 
+class Limits(_Section):
+    """What bounds the use of one worker; rates are those of each deployment's capacity."""
+
+    requests_at_once: int = Field(100, ge=1, le=10_000)
+    """Of one account."""
+
+
 class Deployment(_Section):
     """The deployment file."""
 
@@ -82,6 +89,7 @@ class Deployment(_Section):
     """Where the audit log's daily checkpoint is published besides the app's own log and storage: URLs for the ``open_storage``
     hook, or ``webhook:https://…``."""
     pipeline: Pipeline
+    limits: Limits = Limits()
     plugins: Mapping[str, dict[str, Any]] = Field(default_factory=dict)
     """Settings by plugin."""
     default_policy: str = "Microsoft.DefaultV2"

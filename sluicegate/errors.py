@@ -141,10 +141,20 @@ class PayloadTooLarge(ApiError):
 
 
 class TooManyRequests(ApiError):
-    """A limit was reached; ``retry_after_s`` says for how long."""
+    """A limit was reached; ``retry_after_s`` says for how long.
+
+    Args:
+        headers: How the limits stand.
+    """
 
     status = 429
     default_code = "429"
+
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.headers = dict(headers or {})
 
 
 class ModelUnavailable(ApiError):

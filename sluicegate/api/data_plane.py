@@ -47,6 +47,7 @@ class _Incoming:
     async def call(self, gate: Sluicegate, request: Request) -> Call:
         """Return the call of the deployment that is asked for; filters see it next."""
         call = await gate.call(self.principal, self._deployment(request), request, self.id)
+        self.http.state.limits = call.standing.headers if call.standing is not None else {}
         self.http.state.is_filtered = bool(gate.deployment.pipeline.pre_filter or gate.deployment.pipeline.post_filter)
         return call
 
@@ -74,7 +75,7 @@ async def generate(gate: Sluicegate, http: HttpRequest, kind: type[Request], ren
     async def work(incoming: _Incoming) -> Response:
         request = await incoming.parse(kind)
         call = await incoming.call(gate, request)
-        chunks = gate.pipeline.chunks(call)
+        chunks = gate.chunks(call)
         # The first chunk decides the status: what fails before it is an error response, not an error event.
         first = await anext(chunks)
         envelope = Envelope(
@@ -97,7 +98,7 @@ async def embed(gate: Sluicegate, http: HttpRequest) -> Response:
     async def work(incoming: _Incoming) -> Response:
         request = await incoming.parse(EmbeddingRequest)
         call = await incoming.call(gate, request)
-        vectors = await gate.pipeline.embeddings(call)
+        vectors = await gate.embeddings(call)
         return Response(embeddings.render(vectors, request, call.model.id), media_type="application/json")
 
     return await _handled(gate, http, work)
@@ -191,7 +192,7 @@ def _headers(gate: Sluicegate, http: HttpRequest, call_id: str) -> dict[str, str
     }
     if getattr(http.state, "is_filtered", False):
         headers["x-ms-rai-invoked"] = "true"
-    return headers
+    return headers | getattr(http.state, "limits", {})
 
 
 async def read_body(http: HttpRequest, max_bytes: int) -> bytes:

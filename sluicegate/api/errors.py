@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sluicegate.api.encoding import encode
-from sluicegate.errors import ApiError, Refused, UpstreamError
+from sluicegate.errors import ApiError, Refused, TooManyRequests, UpstreamError
 from sluicegate.types import FilterResults
 
 
@@ -77,10 +77,10 @@ def _status(error: ApiError) -> int:
 def _headers(error: ApiError) -> dict[str, str]:
     if isinstance(error, UpstreamError):
         return dict(error.headers)
-    headers = {}
+    headers = dict(error.headers) if isinstance(error, TooManyRequests) else {}
     if error.retry_after_s is not None:
         wait_s = max(0.0, error.retry_after_s)
-        headers = {"retry-after-ms": str(math.ceil(wait_s * 1000)), "retry-after": str(math.ceil(wait_s))}
+        headers |= {"retry-after-ms": str(math.ceil(wait_s * 1000)), "retry-after": str(math.ceil(wait_s))}
     elif error.status == 409:
         # The SDK repeats every 409, and a conflict that no waiting resolves would be repeated in vain.
         headers = {"x-should-retry": "false"}
