@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import openai
 import pytest
 
@@ -31,9 +33,13 @@ def test_every_answer_says_how_the_limits_stand(sdk):
 
 
 def test_who_asks_too_often_is_told_when_to_come_back(sdk):
+    ask(sdk)
+    # The first two may fall into two windows, the last two cannot.
+    with suppress(openai.RateLimitError):
+        ask(sdk)
+
     with pytest.raises(openai.RateLimitError) as refused:
-        for _ in range(3):
-            ask(sdk)
+        ask(sdk)
 
     assert refused.value.code == "429"
     assert 0 < int(refused.value.response.headers["retry-after-ms"]) <= 10_000
