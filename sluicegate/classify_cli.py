@@ -221,7 +221,9 @@ def _text(line: Line, default: TextSource) -> tuple[str, TextSource]:
     """Take the text out of a row, so that it is not written, and return it with its source."""
     if "text" not in line.members:
         raise BadLine(line.number, "it has no member 'text'")
-    text, source = line.members.pop("text"), line.members.get("source", default)
+    text, source = line.members.pop("text"), line.members.get("source")
+    if source is None:
+        source = default
     if not isinstance(text, str):
         raise BadLine(line.number, "its 'text' is not a string")
     if source not in _SOURCES:

@@ -161,11 +161,12 @@ def test_rows_of_a_file(tmp_path):
 
 
 def test_a_default_source_for_rows_that_name_none(called, tmp_path):
-    source = written(tmp_path / "in.jsonl", [{"text": DOCUMENT}, {"text": DOCUMENT, "source": "prompt"}])
+    rows = [{"text": DOCUMENT}, {"text": DOCUMENT, "source": None}, {"text": DOCUMENT, "source": "prompt"}]
+    source = written(tmp_path / "in.jsonl", rows)
 
     _, printed, _ = called("--input", source, "--source", "document")
 
-    assert ["indirect_attack" in row["flagged"] for row in read(printed)] == [True, False]
+    assert ["indirect_attack" in row["flagged"] for row in read(printed)] == [True, True, False]
 
 
 def test_texts_of_every_kind(called, tmp_path):

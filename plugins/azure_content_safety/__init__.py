@@ -1,4 +1,4 @@
-"""Filter prompts and answers with Azure AI Content Safety, which reads them as text of yours.
+"""Filter prompts and answers by an Azure AI Content Safety resource, to which their text is sent.
 
 It finds harm (``hate``, ``sexual``, ``violence``, ``self_harm`` with their severities), attacks (``jailbreak`` and
 ``indirect_attack``), protected material in answers (text, and code with its citation), terms of blocklists that are kept
