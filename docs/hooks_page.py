@@ -41,14 +41,15 @@ def _markdown(doc: str) -> Iterator[str]:
         if re.fullmatch(r"(Args|Returns|Raises):", line):
             yield f"**{line[:-1]}**\n"
         elif found := re.match(r"    (\w+): (.*)", line):
-            yield f"- `{found[1]}`: {_inline(found[2])}"
+            yield f"- `{found[1]}`: {inline(found[2])}"
         else:
-            yield _inline(line.strip())
+            yield inline(line.strip())
     if example:
         yield f"```python\n{textwrap.dedent(source).strip()}\n```\n"
     yield f"*Since {version.strip()}.*"
 
 
-def _inline(text: str) -> str:
+def inline(text: str) -> str:
+    """Turn what is marked within a paragraph of a docstring into Markdown."""
     text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", text)
     return text.replace("``", "`")

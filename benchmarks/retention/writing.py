@@ -17,13 +17,11 @@ from sluicegate.testing import MemoryKeys
 from sluicegate.vault import Store, Vault
 
 RECORD = os.urandom(4 << 10)
-AT_ONCE = 64
-ALONE = 1
 _serial = count()
 
 
-async def throughput(url: str, rounds: int, seconds: float) -> dict[str, tuple[float, float]]:
-    """Return records a second and CPU µs a record of this process, at 64 writers, by how records are batched.
+async def throughput(url: str, writers: int, rounds: int, seconds: float) -> dict[str, tuple[float, float]]:
+    """Return records a second and CPU µs a record of this process by how records are batched.
 
     Batches of one are the same code with batches that hold one record, with as many writes at once as the default and with one
     for each writer.
@@ -32,14 +30,14 @@ async def throughput(url: str, rounds: int, seconds: float) -> dict[str, tuple[f
         variants = {
             "group commit": _store(blobs),
             "batches of one, 4 at once": _store(blobs, batches=False),
-            "batches of one, 64 at once": _store(blobs, batches=False, in_flight=AT_ONCE),
+            f"batches of one, {writers} at once": _store(blobs, batches=False, in_flight=writers),
         }
         measured: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
         for store in variants.values():
-            await _rate(store, 0.2)
+            await _rate(store, writers, 0.2)
         for _ in range(rounds):
             for name, store in variants.items():
-                measured[name].append(await _rate(store, seconds))
+                measured[name].append(await _rate(store, writers, seconds))
     return {
         name: (statistics.median(rate for rate, _ in each), statistics.median(cpu for _, cpu in each))
         for name, each in measured.items()
@@ -77,7 +75,7 @@ def _store(blobs: BlobStore, *, batches: bool = True, in_flight: int = vault.IN_
         return Vault(blobs, MemoryKeys(), in_flight=in_flight).store(f"account{next(_serial)}", "keeper")
 
 
-async def _rate(store: Store, seconds: float) -> tuple[float, float]:
+async def _rate(store: Store, writers: int, seconds: float) -> tuple[float, float]:
     written = 0
     begun, cpu = time.perf_counter(), time.process_time()
 
@@ -87,7 +85,7 @@ async def _rate(store: Store, seconds: float) -> tuple[float, float]:
             await store.keep(str(next(_serial)), RECORD)
             written += 1
 
-    await asyncio.gather(*(writer() for _ in range(AT_ONCE)))
+    await asyncio.gather(*(writer() for _ in range(writers)))
     return written / (time.perf_counter() - begun), 1e6 * (time.process_time() - cpu) / written
 
 
