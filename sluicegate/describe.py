@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from sluicegate.app import Sluicegate
 from sluicegate.config import Step
 from sluicegate.errors import SluicegateError
 from sluicegate.policies import Policy, Source
+from sluicegate.publishing import WEBHOOK
 from sluicegate.vault import CEILING_DAYS
 from sluicegate.weaknesses import name_of
 
@@ -78,7 +80,9 @@ def _lines(gate: Sluicegate) -> Iterator[str]:
             yield "   - nothing" if stage == "retain" else "   - everything"
     yield ""
     yield from _policies(gate)
-    yield f"Nothing is kept longer than {CEILING_DAYS} days, whatever the settings say."
+    yield f"Nothing is kept longer than {CEILING_DAYS} days, whatever the settings say. Whatever goes gets a signed receipt."
+    places = ", ".join(["this app's log and storage", *map(_sink, deployment.checkpoints)])
+    yield f"The audit log's checkpoint is published daily to: {places}."
     unused = sorted(set(gate.plugins.names()) - set(deployment.pipeline.plugins()))
     yield f"Loaded and not in the pipeline: {', '.join(unused) or 'none'}."
 
@@ -118,6 +122,13 @@ def _models(gate: Sluicegate, plugin: str) -> Iterator[str]:
     for model, server in gate.plugins.models().values():
         if server == plugin:
             yield f"       model {model.id} ({', '.join(sorted(model.operations))}); its provider keeps: {model.retention}"
+
+
+def _sink(url: str) -> str:
+    """Return where a checkpoint goes; a webhook's path may be a secret."""
+    if url.startswith(WEBHOOK):
+        return f"{WEBHOOK}https://{urlsplit(url.removeprefix(WEBHOOK)).hostname}/…"
+    return _kind(url)
 
 
 def _kind(url: str) -> str:

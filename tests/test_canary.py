@@ -136,6 +136,12 @@ def what_any_deployment_sees(run: Run, _: Cues) -> None:
         run.send("GET", "/openai/v1/models", headers=headers)
     upload = {"file": (f"{canary('the name of a file')}.jsonl", canary("a file").encode())}
     run.send("POST", "/openai/v1/files", files=upload, data={"purpose": canary("a purpose")})
+    officer = {"api-key": run.server.credentials["officer_key"]}
+    forgotten = canary("a user who is forgotten")
+    run.post("chat/completions", {"messages": [says(canary("what is forgotten"))], "user": forgotten, **short})
+    run.send("DELETE", "/governance/retained", headers=officer, params={"user": forgotten, "reason": "ticket 17"})
+    run.send("GET", "/governance/receipts", headers=officer)
+    run.send("GET", "/governance/checkpoint", headers=officer)
     run.send("GET", "/healthz")
     run.send(
         "POST", "/admin/functions/purge", headers={"prefer": "wait"}, content=json.dumps({"input": canary("a timer")})

@@ -122,7 +122,7 @@ def test_the_app_can_destroy_keys_but_not_keep_copies_of_them():
     assert permissions["actions"] == []
     assert set(permissions["dataActions"]) == {
         f"Microsoft.KeyVault/vaults/keys/{verb}"
-        for verb in ("read", "create/action", "wrap/action", "unwrap/action", "delete", "purge/action")
+        for verb in ("read", "create/action", "wrap/action", "unwrap/action", "sign/action", "delete", "purge/action")
     }
 
 

@@ -28,7 +28,7 @@ resource useDayKeys 'Microsoft.Authorization/roleDefinitions@2022-04-01' = {
   name: guid(vault.id, 'day-keys')
   properties: {
     roleName: 'Sluicegate day keys (${name})'
-    description: 'Create, use and destroy wrapping keys; never back up, import, restore, recover or release them.'
+    description: 'Create, use and destroy wrapping keys, sign the audit log; never back up, import, restore, recover or release them.'
     type: 'CustomRole'
     assignableScopes: [
       resourceGroup().id
@@ -42,6 +42,7 @@ resource useDayKeys 'Microsoft.Authorization/roleDefinitions@2022-04-01' = {
           'Microsoft.KeyVault/vaults/keys/create/action'
           'Microsoft.KeyVault/vaults/keys/wrap/action'
           'Microsoft.KeyVault/vaults/keys/unwrap/action'
+          'Microsoft.KeyVault/vaults/keys/sign/action'
           'Microsoft.KeyVault/vaults/keys/delete'
           'Microsoft.KeyVault/vaults/keys/purge/action'
         ]

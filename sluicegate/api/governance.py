@@ -7,6 +7,7 @@ parameter ``reason``, a reference such as a ticket's number. Audit log, receipts
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -207,12 +208,24 @@ async def get_receipt(gate: Sluicegate, http: HttpRequest) -> Response:
 
 
 async def get_checkpoint(gate: Sluicegate, http: HttpRequest) -> Response:
-    """Return a checkpoint of the whole audit log, signed now, and the public key that checks it and newer receipts."""
+    """Return a checkpoint of the whole audit log, signed now, and the public key that checks it and newer receipts.
 
-    async def work(_: _Incoming) -> Response:
+    With ``since``, the size of an earlier one, ``consistency`` is the path that proves that the log continues it.
+    """
+
+    async def work(incoming: _Incoming) -> Response:
+        since = incoming.query("since")
         checkpoint = await gate.audit.checkpoint()
-        public_key = await gate.audit.key.public(checkpoint.key_id)
-        return JSONResponse({"checkpoint": checkpoint.document, "public_key": public_key})
+        answer: dict[str, Any] = {
+            "checkpoint": checkpoint.document,
+            "public_key": await gate.audit.key.public(checkpoint.key_id),
+        }
+        if since is not None:
+            if not since.isascii() or not since.isdecimal() or not 1 <= int(since) <= checkpoint.size:
+                raise InvalidRequest("Invalid 'since': expected the size of an earlier checkpoint.", param="since")
+            path = await gate.audit.consistency(int(since), checkpoint.size)
+            answer["consistency"] = [b64encode(each).decode() for each in path]
+        return JSONResponse(answer)
 
     return await _governed(gate, http, work)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import uuid
+from base64 import b64decode
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
 from sluicegate.checkpoints import check_signature, read_checkpoint
+from sluicegate.merkle import is_consistent
 from sluicegate.receipt_check import verify_receipt
 from tests.wire.conftest import raw
 
@@ -124,6 +126,25 @@ def test_a_deletion_returns_a_receipt_that_verifies_offline(officer, say, end_us
     assert (verified.entry["actor"], verified.entry["reason"]) == ("default/officer", "ticket 4711")
     assert end_user not in receipt.text
     check_signature(read_checkpoint(checkpoint["checkpoint"]), checkpoint["public_key"])
+
+
+def test_the_log_is_proven_to_continue_an_earlier_checkpoint(officer, say, end_user):
+    old = read_checkpoint(officer.get("/governance/checkpoint").json()["checkpoint"])
+    for _ in range(3):
+        officer.get(f"/governance/retained/{say('hello', end_user)}")
+
+    answer = officer.get("/governance/checkpoint", params={"since": old.size}).json()
+
+    new, path = read_checkpoint(answer["checkpoint"]), [b64decode(each) for each in answer["consistency"]]
+    assert new.size == old.size + 3
+    assert is_consistent(old.size, old.root, new.size, new.root, path)
+
+
+@pytest.mark.parametrize("since", ["0", "-1", "x", "99999999"])
+def test_a_size_that_the_log_never_had_is_refused(officer, since):
+    response = officer.get("/governance/checkpoint", params={"since": since})
+
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "since")
 
 
 def test_deletions_are_listed_by_their_receipts_newest_first(officer, say, end_user):
