@@ -12,6 +12,7 @@ from sluicegate import hookimpl
 from sluicegate.config import Pipeline
 from sluicegate.errors import InvalidRequest, PluginFailed, Refused, StartupError
 from sluicegate.plugins import Plugins, log_failure
+from sluicegate.policies import DEFAULT_V2
 from sluicegate.requests import FEATURES
 from sluicegate.testing import (
     FakeModel,
@@ -507,7 +508,8 @@ async def test_a_call_reaches_one_plugin_with_its_own_settings():
         {"mine": {"limit": 7}}, plugins={"mine": plugin_of(pre_filter, register_config), "other": marking("!")}
     )
 
-    returned = await plugins.call("mine", "pre_filter", object, request=chat_request("hello"), principal=PRINCIPAL)
+    arguments = {"request": chat_request("hello"), "principal": PRINCIPAL, "policy": DEFAULT_V2}
+    returned = await plugins.call("mine", "pre_filter", object, **arguments)
 
     assert seen == [Settings(limit=7)]
     assert returned.messages[0].content == "hello"
@@ -515,7 +517,7 @@ async def test_a_call_reaches_one_plugin_with_its_own_settings():
 
 async def test_a_plugin_added_late_is_not_called_in_anothers_name():
     plugins = configured(plugins={"mine": marking("1")})
-    arguments = {"request": chat_request("hello"), "principal": PRINCIPAL}
+    arguments = {"request": chat_request("hello"), "principal": PRINCIPAL, "policy": DEFAULT_V2}
     await plugins.call("mine", "pre_filter", object, **arguments)
 
     plugins.add(marking("2"), "late")
