@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("gateway", "retention", "upstream_client")
+BENCHMARKS = ("gateway", "retention", "tenants", "upstream_client")
 
 
 def main() -> int:

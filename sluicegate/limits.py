@@ -19,7 +19,7 @@ MOST_DEPLOYMENTS = 10_000
 """Deployments whose use is remembered; one that is forgotten begins anew."""
 SHARED_FROM = 0.1
 """Which part of a limit a process uses alone before it tells the others."""
-PAUSE_S = 0.25
+PAUSE_S = 1.0
 """How long a refusal waits in a flood, so that whoever asks again at once takes nobody else's time."""
 FLOOD = 20
 """Refusals of a deployment in one window, from which on it is a flood."""
