@@ -198,6 +198,15 @@ def _consistent(filters: list[_Filter] | None) -> list[_Filter] | None:
     return filters
 
 
+def _few_lists(uses: list[_Use]) -> list[_Use]:
+    names = [(use.blocklist_name.casefold(), use.source) for use in uses]
+    if len(set(names)) < len(names):
+        raise _rule("names a blocklist twice for the same source")
+    if len({name for name, _ in names}) > MAX_LISTS:
+        raise _rule(f"a policy uses at most {MAX_LISTS} blocklists")
+    return uses
+
+
 def _no_topics(topics: list[Any]) -> list[Any]:
     if topics:
         raise _rule("custom topics are not supported")
@@ -209,7 +218,7 @@ class _Policy(_Shape):
     mode: Annotated[Mode, BeforeValidator(_word(Mode))] | None = None
     base_policy_name: str | None = None
     content_filters: Annotated[list[_Filter], Field(max_length=100), AfterValidator(_consistent)] | None = None
-    custom_blocklists: Annotated[list[_Use], Field(max_length=2 * MAX_LISTS)] | None = None
+    custom_blocklists: Annotated[list[_Use], AfterValidator(_few_lists)] | None = None
     custom_topics: Annotated[list[Any], AfterValidator(_no_topics)] | None = None
     fail_open: bool = False
     whole_request: bool = False

@@ -26,6 +26,10 @@ def hate(**fields):
     return {"contentFilters": [{"name": "Hate", "source": "Prompt", **fields}]}
 
 
+def uses(*names):
+    return {"customBlocklists": [{"blocklistName": name, "source": "Prompt"} for name in names]}
+
+
 def test_a_policy_says_what_differs_from_its_base():
     document = read_policy(
         {
@@ -106,6 +110,8 @@ def test_what_is_written_can_be_read_again():
         ({"contentFilters": hate()["contentFilters"] * 2}, ".contentFilters", "names Hate for Prompt twice"),
         (hate(name="Jailbreak", source="Completion"), ".contentFilters", "enables Jailbreak for Completion"),
         ({"customTopics": [{"topicName": "x"}]}, ".customTopics", "custom topics are not supported"),
+        (uses("a", "A"), ".customBlocklists", "names a blocklist twice"),
+        (uses(*map(str, range(21))), ".customBlocklists", "at most 20 blocklists"),
         ({"customBlocklists": [{"source": "Prompt"}]}, ".customBlocklists[0].blocklistName", "it is missing"),
     ],
 )

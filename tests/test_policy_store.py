@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+
 import pytest
 
 from sluicegate import documents
@@ -23,7 +26,9 @@ from sluicegate.filter_approval import set_approval
 from sluicegate.policies import BUILT_IN, DEFAULT_V2, BlocklistItem, Source
 from sluicegate.policy_store import Policies
 from sluicegate.testing import MemoryKeys, MemoryStorage
+from tests.conftest import ROOT
 
+PAGE = ROOT / "docs" / "content-filtering.md"
 ANNOTATING = {"contentFilters": [{"name": "Hate", "source": "Prompt", "blocking": False}]}
 STRICT = {"contentFilters": [{"name": "Hate", "source": "Prompt", "severityThreshold": "Low"}]}
 LISTED = {"customBlocklists": [{"blocklistName": "Codenames", "source": "Prompt", "blocking": True}]}
@@ -335,6 +340,19 @@ async def test_a_weakened_policy_of_the_deployment_file_is_weak_for_approved_acc
 
     assert not (await world.resolve("weak")).judge("hate", Source.PROMPT, severity=6).blocks
     assert (await world.resolve("weak", "fabrikam")).judge("hate", Source.PROMPT, severity=4).blocks
+
+
+async def test_the_example_of_the_page_on_content_filtering_is_a_deployment_file(world):
+    [example] = re.findall(r"<!-- example: policies -->\n```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    world.policies = world.policies_with(app(**tomllib.loads(example)))
+
+    policy = await world.resolve(None)
+
+    assert policy.name == "careful"
+    assert policy.judge("hate", Source.PROMPT, severity=2).blocks
+    assert policy.judge("indirect_attack", Source.PROMPT, detected=True).blocks
+    assert not policy.judge("profanity", Source.COMPLETION, detected=True).blocks
+    assert [item.is_regex for use in policy.blocklists for item in use.blocklist.items] == [False, True]
 
 
 @pytest.mark.parametrize(

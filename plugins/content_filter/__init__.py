@@ -16,7 +16,7 @@ from sluicegate.requests import Request
 class Config(PluginConfig):
     max_waiting_characters: int = Field(default=4_000_000, ge=1)
     """How many characters of prompts may wait to be read, in one process; a request beyond that is answered 503, and one
-    that is longer by itself 400. A core reads about a million in five to ten seconds."""
+    that is longer by itself 400. A core reads a million characters in two to six seconds."""
 
     _classifier: Classifier | None = PrivateAttr(default=None)
     _prompts: Prompts | None = PrivateAttr(default=None)

@@ -18,7 +18,8 @@ from sluicegate.scopes import Kind, Passage, passages
 CATEGORIES = (*SEVERITY_HEADS, "jailbreak", "indirect_attack")
 AT_ONCE = 2 * (os.cpu_count() or 1)
 """Texts of one request that are handed over at a time, so that those of others get their turn."""
-RETRY_S = 2.0
+CHARACTERS_A_SECOND = 250_000 * (os.cpu_count() or 1)
+"""About how fast prompts are read; for telling when to come back."""
 
 _Text: TypeAlias = tuple[Reading, str]
 
@@ -68,7 +69,8 @@ class Prompts:
                 code="context_length_exceeded",
             )
         if self._waiting + length > self._max_waiting:
-            raise FilterUnavailable("The content filter is busy: try again later.", retry_after_s=RETRY_S)
+            wait_s = max(1.0, self._waiting / CHARACTERS_A_SECOND)
+            raise FilterUnavailable("The content filter is busy: try again later.", retry_after_s=wait_s)
         self._waiting += length
         try:
             yield
