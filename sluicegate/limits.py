@@ -19,8 +19,9 @@ MOST_DEPLOYMENTS = 10_000
 """Deployments whose use is remembered; one that is forgotten begins anew."""
 SHARED_FROM = 0.1
 """Which part of a limit a process uses alone before it tells the others."""
+GOLDEN_RATIO = 0.618034
 PAUSE_S = 1.0
-"""How long a refusal waits in a flood, so that whoever asks again at once takes nobody else's time."""
+"""How long, on the average, a refusal waits in a flood, so that whoever asks again at once takes nobody else's time."""
 FLOOD = 20
 """Refusals of a deployment in one window, from which on it is a flood."""
 MOST_PAUSING = 256
@@ -105,7 +106,8 @@ class Limits:
             return
         self._pausing += 1
         try:
-            await self._sleep(PAUSE_S)
+            # Evenly spread, so that those who were refused together do not come back together.
+            await self._sleep(PAUSE_S * (0.5 + refused * GOLDEN_RATIO % 1))
         finally:
             self._pausing -= 1
 
