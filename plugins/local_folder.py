@@ -10,7 +10,8 @@ Below ``folder:PATH``::
 A blob is written aside, flushed, then linked or renamed into place and its folder flushed, so it is there whole or not
 at all. What a killed process leaves behind is invisible, and is removed by the first write of another one, by a drop, and
 by a listing of the containers, which is how a purge begins. Files have mode 0600, folders 0700. The file system must
-tell upper from lower case.
+tell upper from lower case. What else lies in a folder, such as ``lost+found`` or ``.DS_Store``, is no blob: nobody sees it, it is in
+nobody's way, and in a container it goes with the container.
 
 Deleting unlinks; it does not overwrite. What must become unreadable is encrypted, and its key destroyed.
 """
@@ -208,7 +209,7 @@ class _Files:
             with self._locked():
                 self._sweep()
             self._remove_dropped()
-        return tuple(name for name in names if name[0] != ".")
+        return tuple(name for name in names if _is_container(name))
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
@@ -309,7 +310,7 @@ def _walk(folder: str, stem: str, prefix: str, after: str) -> Iterator[BlobInfo]
     """Yield the blobs of a folder in name order; ``stem`` is what their names begin with."""
     try:
         with os.scandir(folder) as entries:
-            found = sorted((_listed_name(stem, entry), entry) for entry in entries)
+            found = sorted((name, entry) for entry in entries if (name := _listed_name(stem, entry)))
     except FileNotFoundError:
         return
     for name, entry in found:
@@ -323,7 +324,23 @@ def _walk(folder: str, stem: str, prefix: str, after: str) -> Iterator[BlobInfo]
 
 
 def _listed_name(stem: str, entry: os.DirEntry[str]) -> str:
-    return f"{stem}{entry.name[1:]}" if entry.name[0] == "_" else f"{stem}{entry.name}/"
+    """Return a blob's name, or what the names in a folder begin with, or an empty text for what is neither."""
+    is_blob = entry.name[0] == "_"
+    name = f"{stem}{entry.name[is_blob:]}"
+    try:
+        check_names("container", name)
+    except ValueError:
+        return ""
+    if entry.is_dir() is is_blob:
+        return ""
+    return name if is_blob else f"{name}/"
+
+
+def _is_container(name: str) -> bool:
+    with suppress(ValueError):
+        check_names(name)
+        return True
+    return False
 
 
 def _page(blobs: Iterator[BlobInfo]) -> list[BlobInfo]:

@@ -363,3 +363,19 @@ async def test_several_processes_lose_no_conditional_write(folder):
     assert [writer.wait() for writer in writers] == [0] * 4
     assert (await store.get("container", "count")).data == b"200"
     await store.close()
+
+
+async def test_what_is_no_blob_is_not_listed(store, folder):
+    await store.put("container", "a/blob", b"data")
+    for name in (".hidden", "README", "_x y", "lost+found/file", "container/.DS_Store", "container/a/notes.txt"):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("not ours")
+    (folder / "container" / "_folder").mkdir()
+    (folder / "container" / "a b").mkdir()
+
+    assert await store.containers() == ("container",)
+    assert [blob.name async for blob in store.list("container")] == ["a/blob"]
+    await store.delete("container", "a/blob")
+    assert await store.drop("container")
+    assert not (folder / "container").exists()
