@@ -29,8 +29,8 @@ FOREIGN = (
     "ret-20260101/contoso/keeper/notes.txt",
     "ret-20260101/contoso/_bad name",
     "ret-20260101/contoso/keeper/_folder/file",
-    "keyring/.DS_Store",
-    "keyring/20260101/contoso/keeper/notes.txt",
+    "keyring-20260101/.DS_Store",
+    "keyring-20260101/contoso/keeper/notes.txt",
 )
 
 

@@ -64,7 +64,7 @@ async def test_who_takes_the_key_away_is_not_served_and_who_gives_it_back_is(dat
     assert run(*named, data=data) == (0, "0 data keys wrapped anew\n", "")
     with Server(data) as server:
         assert ask(server).status_code == 200
-    [ring] = [path for path in (data / "storage" / "keyring").rglob("_*") if path.is_file()]
+    [ring] = list((data / "storage").glob("keyring-*/default/keep_encrypted/_*"))
     assert json.loads(ring.read_bytes())["customer"]["vault"] == f"folder:{vault}"
 
     vault.rename(vault.with_name("taken"))
