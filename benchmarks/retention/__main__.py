@@ -18,7 +18,7 @@ from benchmarks.retention import exporting, purging, writing
 from benchmarks.retention.places import places
 
 WRITERS = (64, 256)
-DAYS = ((1_000, 1), (1_000, 50), (100_000, 50))
+DAYS = ((1_000, 1), (10_000, 50), (100_000, 50))
 """Records of a day, and of how many accounts."""
 
 

@@ -200,3 +200,21 @@ async def check_receipts(folder):
     names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     assert [name for name in names if "ret-20260101" in name or "receipts-owed" in name] == []
     assert (leftovers(folder), holds_plain_text(folder)) == ([], [])
+
+
+async def test_a_file_is_whole_or_not_there_wherever_its_writer_or_deleter_is_killed(submit, tmp_path):
+    seen = set()
+    for folder, acknowledged in every_point(submit, tmp_path, "write_file"):
+        store = writer.opened_files(folder).store("contoso", "weights")
+        there = [name async for name in store.names()]
+        found = [b"".join([piece async for piece in (await store.open(name)).read()]) for name in there]
+        await writer.opened_files(folder).finish_changes(writer.NOON + timedelta(days=3))
+
+        assert found == [writer.FILE] * len(there)
+        assert "deleted" not in acknowledged or not there
+        stored = [path for path in (folder / "storage").glob("file-*/**/_*") if path.is_file()]
+        assert bool(stored) is bool(there)
+        assert holds_plain_text(folder) == []
+        seen.add((*acknowledged, bool(there)))
+
+    assert {(False,), ("written", True), ("written", "deleted", False)} <= seen

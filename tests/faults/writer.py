@@ -1,4 +1,4 @@
-"""Keeps and purges records in a local folder until it is killed; run by ``test_kill.py``.
+"""Keeps and purges records, and writes files, in a local folder until it is killed; run by ``test_kill.py``.
 
 Reads jobs from standard input, a JSON object a line, and runs each in a process of its own, forked from this one so
 that nothing is imported twice. Answers ``{"calls": ..., "acknowledged": [...], "killed": ...}``, a line a job.
@@ -21,8 +21,9 @@ from types import SimpleNamespace
 from azure.keyvault.keys.crypto import CryptographyClient
 
 from plugins import local_folder, local_keys
-from sluicegate import retention
+from sluicegate import files, retention
 from sluicegate.audit import Audit
+from sluicegate.files import Files
 from sluicegate.receipts import Receipts
 from sluicegate.testing import FrozenClock
 from sluicegate.types import OfUser
@@ -34,6 +35,7 @@ VISIBLE = ("link", "rename", "unlink", "mkdir", "rmdir")
 CALLS = ("open", "write", "utime", "fsync", "link", "rename", "unlink", "mkdir", "rmdir", "scandir", "listdir")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 TEXT = "my lucky number is 74093; this is record {}"
+FILE = TEXT.encode() * 70
 
 
 def content(record):
@@ -46,6 +48,12 @@ def opened(folder, now=NOON):
     keys = local_keys.open_keys(f"folder:{folder}/keys")
     clock = FrozenClock(now)
     return Vault(blobs, keys, clock=clock), blobs, clock
+
+
+def opened_files(folder, now=NOON):
+    """Return the folder's files."""
+    blobs = local_folder.open_storage(f"folder:{folder}/storage")
+    return Files(blobs, local_keys.open_keys(f"folder:{folder}/keys"), clock=FrozenClock(now))
 
 
 async def keep(folder, acknowledge):
@@ -122,7 +130,22 @@ async def tick(process):
     await retention.purge(process.vault, plugins, accounts, process.receipts, now=process.clock.now)
 
 
-TASKS = {task.__name__: task for task in (keep, keep_many, purge, purge_with_receipts)}
+async def arriving():
+    for start in range(0, len(FILE), 700):
+        yield FILE[start : start + 700]
+
+
+async def write_file(folder, acknowledge):
+    """A file of several segments, and then its deletion."""
+    files.SEGMENT_BYTES = 1000
+    store = opened_files(folder).store("contoso", "weights")
+    await store.write("file", arriving())
+    acknowledge("written")
+    await store.delete("file")
+    acknowledge("deleted")
+
+
+TASKS = {task.__name__: task for task in (keep, keep_many, purge, purge_with_receipts, write_file)}
 
 
 def run(job, acknowledged):
