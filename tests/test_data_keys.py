@@ -189,7 +189,7 @@ async def test_a_file_that_is_being_read_ends_when_the_key_is_taken_away(contoso
     pieces = (await store.open("one")).read()
     assert await anext(pieces) == b"some"
     customers[URL].failure = KeyRefused("disabled")
-    clock.advance(WITHIN)
+    clock.advance(ASKED)
 
     with pytest.raises(AccountKeyRevoked):
         await anext(pieces)
@@ -211,6 +211,17 @@ async def test_a_vault_that_is_out_of_reach_for_a_moment_stops_nothing(contoso, 
     customers[URL].failure = None
     clock.advance(PAUSE)
     assert sorted(await read(vault)) == ["one", "two"]
+
+
+@pytest.mark.parametrize("failure", TAKEN, ids=["disabled", "deleted"])
+async def test_a_vault_that_says_no_is_heeded_the_next_time_it_is_asked(contoso, customers, clock, failure):
+    _, data_keys, _, _ = contoso
+    await data_keys.check("contoso")
+    customers[URL].failure = failure
+    clock.advance(ASKED)
+
+    with pytest.raises(AccountKeyRevoked):
+        await data_keys.check("contoso")
 
 
 async def test_a_vault_that_never_answered_is_not_believed(contoso, customers):
