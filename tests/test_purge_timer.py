@@ -207,6 +207,9 @@ async def test_an_end_of_the_log_that_was_cut_off_is_noticed_by_what_a_sink_has(
     assert left == (
         "the audit log's checkpoint, checkpoints[0]: audit log, entry 1: missing, though 2 entries were published",
     )
+    # It is published nowhere as it is now.
+    assert "checkpoint.publish" not in (await actions(open_app()))[1:]
+    assert await names(blobs, "audit-checkpoints") == []
 
 
 async def test_a_history_that_was_rewritten_is_noticed_by_what_a_sink_has(open_app, blobs, sink, clock):

@@ -413,12 +413,6 @@ async def test_a_key_that_somebody_recovers_is_overdue_and_goes_again(start, pro
 
 
 async def test_a_plugin_that_hangs_is_given_up_and_the_others_purge(start, keys):
-    class Hanging(Plugins):
-        async def call(self, name, hook, expected, **arguments):
-            if name == "stuck":
-                await asyncio.Event().wait()
-            return await super().call(name, hook, expected, **arguments)
-
     process = start()
     await keep(process, "contoso", "fabrikam", plugin="sound")
 
@@ -427,6 +421,47 @@ async def test_a_plugin_that_hangs_is_given_up_and_the_others_purge(start, keys)
 
     assert caught.value.left == ("plugin 'stuck', account 'contoso' and those after it (not done within 3 s)",)
     assert len(await issued(process, keys)) == 3
+
+
+class Hanging(Plugins):
+    """Plugins of which ``stuck`` never ends."""
+
+    async def call(self, name, hook, expected, **arguments):
+        if name == "stuck":
+            await asyncio.Event().wait()
+        return await super().call(name, hook, expected, **arguments)
+
+
+async def test_a_plugin_that_hangs_keeps_nothing_from_being_deleted(start, keys, clock, monkeypatch):
+    monkeypatch.setattr(retention, "DELETION_TIME", timedelta(seconds=3))
+    process = start()
+    await keep(process, "contoso")
+
+    with pytest.raises(PurgeIncomplete) as caught:
+        await delete(process, OfUser(ALICE), Hanging(stuck=30, keeper=30))
+
+    assert caught.value.left == ("plugin 'stuck', account 'contoso' (not done within 3 s)",)
+    assert [record.id async for record in process.vault.store("contoso", "keeper").records()] == ["bob"]
+    await tick(process, now=clock.now)
+    assert [brief(statement) for statement in await issued(process, keys)] == [("delete.user", "contoso", ALICE)]
+
+
+async def test_what_storage_claims_to_have_deleted_is_looked_for_before_there_is_a_receipt(start, blobs, keys):
+    class Liar(Watched):
+        def __getattr__(self, name):
+            return self.lie if name == "delete" else super().__getattr__(name)
+
+        async def lie(self, container, name, **options):
+            if container != "ret-20260101":
+                await self.inner.delete(container, name, **options)
+
+    await keep(start(), "contoso")
+
+    with pytest.raises(PurgeIncomplete) as caught:
+        await delete(start(Liar(blobs)), OfAccount())
+
+    assert caught.value.left == ("contoso: kept by keeper, and deleted",)
+    assert await issued(start(), keys) == []
 
 
 async def test_what_fills_the_disk_goes_though_nothing_can_be_written(start, blobs, keys):
@@ -538,6 +573,8 @@ async def test_a_process_may_die_at_any_call_and_there_is_one_receipt_for_each_r
             for plugin in ("keeper", "former"):
                 left = {record.id async for record in process().vault.store("contoso", plugin).records()}
                 assert left == (set() if isinstance(what, str) or what == OfAccount() else {"bob"})
+        if statements and not isinstance(what, str):
+            assert statements[0]["checked"] == {"kept by keeper, and deleted": 0, "kept by former, and deleted": 0}
         if what == OfAccount() and statements:
             there = await names(blobs, "ret-20260101")
             assert [name for name in there if name.startswith("contoso/") and "/deletions/" not in name] == []
