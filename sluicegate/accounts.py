@@ -184,17 +184,6 @@ class Accounts:
 
         await self._change(name, change)
 
-    async def delete(self, name: str) -> None:
-        """Delete an account: it is not found from now on, in other processes within ``CACHE_S``.
-
-        Each purge then takes all retained content that is left of it. The document and its keys stay, so that nobody
-        else gets the name.
-
-        Raises:
-            BlobNotFound: There is no such account.
-        """
-        await self._change(name, lambda _: {"deleted": True})
-
     async def retention_days(self, name: str) -> int:
         """Return how long an account's content is kept, as it is stored now.
 

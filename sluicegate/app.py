@@ -218,8 +218,8 @@ class Sluicegate:
         return (self.deployment.region,)
 
     def capabilities(self, tenant: Tenant) -> list[dict[str, str]]:
-        """Return an account's capabilities, as ARM shows them."""
-        return []
+        """Return an account's capabilities, as ARM shows them; ``ContentLogging`` is absent where content may be kept."""
+        return [] if tenant.has_content_logging else [{"name": "ContentLogging", "value": "false"}]
 
     async def check_policy(self, account: str, name: str) -> None:
         """Refuse a content-filter policy that the account does not have.

@@ -9,11 +9,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from sluicegate.app import Sluicegate
+from sluicegate.day_layout import CEILING_DAYS
 from sluicegate.deployments import Deployment
 from sluicegate.errors import BlobExists, StartupError
+from sluicegate.tenants import Scope
 from sluicegate.types import Role
 
 ACCOUNT = "default"
+SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
+GROUP = "default"
 CREDENTIALS = "credentials.json"
 EMBEDDED_KEYS = "folder:"
 
@@ -64,7 +68,16 @@ async def _create_account(gate: Sluicegate) -> None:
     for name, model in _deployments(gate).items():
         with suppress(BlobExists):
             await gate.deployments.create(ACCOUNT, Deployment(name, model))
-    await gate.accounts.create(ACCOUNT, location=gate.deployment.region)
+    resource = {
+        "name": ACCOUNT,
+        "subscription": SUBSCRIPTION,
+        "group": GROUP,
+        "kind": "OpenAI",
+        "sku": {"name": "S0"},
+        "tags": {},
+        "properties": {},
+    }
+    await gate.tenants.create(Scope(SUBSCRIPTION, GROUP), gate.deployment.region, resource, CEILING_DAYS, instead=None)
 
 
 def _read(path: Path) -> dict[str, object]:

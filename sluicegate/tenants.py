@@ -51,6 +51,8 @@ class Tenant:
         id: Its name in lower case, by which everything of it is stored.
         resource: What the control plane knows of it: ``name``, ``subscription``, ``group``, ``kind``, ``sku``, ``tags``,
             ``properties``, ``created``, ``changed``.
+        encryption: Its own encryption key in ARM's shape, or None.
+        has_content_logging: Whether content may be kept at all.
         deleted: When it was deleted, or None.
         is_purged: Whether only its name is left.
     """
@@ -59,6 +61,8 @@ class Tenant:
     location: str
     retention_days: int
     resource: Mapping[str, Any]
+    encryption: Mapping[str, Any] | None
+    has_content_logging: bool
     deleted: datetime | None
     is_purged: bool
     etag: str
@@ -125,7 +129,9 @@ class Tenants:
         return await self._put(tenant, {"resource": changed, "retention_days": retention_days})
 
     async def delete(self, tenant: Tenant) -> Tenant:
-        """Delete an account: nobody gets in from now on, elsewhere within ``CACHE_S``; retained content goes at the next purge.
+        """Delete an account: it is not found from now on, in other processes within ``CACHE_S``.
+
+        Each purge then takes all retained content that is left of it.
 
         Raises:
             BlobChanged: It is not the one that was read.
@@ -230,6 +236,8 @@ def _tenant(found: Document) -> Tenant:
         content.get("location", ""),
         content.get("retention_days", CEILING_DAYS),
         resource,
+        content.get("encryption"),
+        content.get("content_logging", True),
         None if deleted is None else datetime.fromisoformat(deleted),
         is_purged,
         found.etag,

@@ -15,6 +15,7 @@ from sluicegate import documents as module
 from sluicegate.accounts import Account, Accounts
 from sluicegate.customer_keys import customer_key
 from sluicegate.errors import BlobExists, BlobNotFound, KeyNotFound, StorageUnavailable
+from sluicegate.tenants import Tenants
 from sluicegate.testing import MemoryKeys, MemoryStorage
 from sluicegate.types import Principal, Role
 from tests.customers import ENCRYPTION, URL
@@ -35,6 +36,11 @@ def accounts(blobs, keys):
     return Accounts(blobs, keys)
 
 
+async def delete(blobs: MemoryStorage, accounts: Accounts, name: str = "contoso") -> None:
+    tenants = Tenants(blobs, accounts)
+    await tenants.delete(await tenants.get(name))
+
+
 @pytest.fixture
 def elapse(monkeypatch):
     """Return a function that lets time pass for the caches."""
@@ -48,7 +54,7 @@ def elapse(monkeypatch):
 
 
 async def contoso(accounts):
-    await accounts.create("contoso", location="westeurope")
+    await accounts.create("contoso", location="westeurope", resource={"subscription": "s", "group": "g"})
     return await accounts.get("contoso")
 
 
@@ -257,7 +263,7 @@ async def test_a_deleted_account_is_not_found_and_keeps_its_name_and_nothing_els
     other = Accounts(blobs, keys)
     assert await other.get("contoso") is not None
 
-    await accounts.delete("contoso")
+    await delete(blobs, accounts)
 
     assert await accounts.get("contoso") is None
     assert await other.retention_days("contoso") == 0
@@ -269,19 +275,20 @@ async def test_a_deleted_account_is_not_found_and_keeps_its_name_and_nothing_els
 
 
 async def test_an_account_that_is_not_there_cannot_be_changed(accounts):
-    for change in (accounts.set_retention_days("absent", 7), accounts.delete("absent")):
-        with pytest.raises(BlobNotFound):
-            await change
+    with pytest.raises(BlobNotFound):
+        await accounts.set_retention_days("absent", 7)
     assert await accounts.retention_days("absent") == 0
 
 
 async def test_changes_at_once_lose_nothing(accounts, blobs, keys):
     await contoso(accounts)
 
-    await asyncio.gather(accounts.set_retention_days("contoso", 3), Accounts(blobs, keys).delete("contoso"))
+    await asyncio.gather(
+        accounts.set_retention_days("contoso", 3), Accounts(blobs, keys).set_content_logging("contoso", False)
+    )
 
     document = json.loads((await blobs.get("accounts", "account/contoso")).data)
-    assert (document["retention_days"], document["deleted"]) == (3, True)
+    assert (document["retention_days"], document["content_logging"]) == (3, False)
 
 
 # --- the two API keys of an account ----------------------------------------------------------------------------------
@@ -347,7 +354,7 @@ async def test_the_keys_of_a_deleted_account_are_dead(accounts, blobs, keys):
     await contoso(accounts)
     api_keys = await accounts.api_keys("contoso")
 
-    await accounts.delete("contoso")
+    await delete(blobs, accounts)
 
     assert await Accounts(blobs, keys).by_key(api_keys["key1"]) is None
     with pytest.raises(BlobNotFound):
@@ -404,9 +411,9 @@ async def test_a_damaged_document_keeps_no_content(accounts, blobs, damage):
     assert await accounts.keeps_content("contoso") is False
 
 
-async def test_of_a_deleted_or_unknown_account_no_content_is_kept(accounts):
+async def test_of_a_deleted_or_unknown_account_no_content_is_kept(accounts, blobs):
     await contoso(accounts)
-    await accounts.delete("contoso")
+    await delete(blobs, accounts)
 
     assert [await accounts.keeps_content(name) for name in ("contoso", "absent")] == [False, False]
 

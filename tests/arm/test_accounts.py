@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import openai
 import pytest
 from azure.core.exceptions import (
@@ -16,8 +18,14 @@ from azure.mgmt.cognitiveservices.models import (
     Deployment,
     DeploymentModel,
     DeploymentProperties,
+    Encryption,
+    KeyVaultProperties,
     Sku,
 )
+
+from plugins import local_keys
+from sluicegate.first_run import SUBSCRIPTION
+from tests.arm.conftest import management
 
 GROUP = "Tests"
 
@@ -199,6 +207,44 @@ def test_what_cannot_be_had_is_refused_by_name(client, name, bad):
         client.accounts.begin_create(GROUP, name, body)
 
     assert refused.value.status_code == 400
+
+
+def own_key(server, vault: str, key: str = "theirs") -> Encryption:
+    keys = local_keys.open_keys(f"folder:{server.data / vault}")
+    asyncio.run(keys.create(key))
+    properties = KeyVaultProperties(key_vault_uri=f"folder:{server.data / vault}", key_name=key)
+    return Encryption(key_source="Microsoft.KeyVault", key_vault_properties=properties)
+
+
+def test_an_account_gets_an_encryption_key_of_its_own_and_gives_it_back(client, server, name, created):
+    encryption = own_key(server, "vault")
+    assert created.properties.encryption.key_source == "Microsoft.CognitiveServices"
+
+    written = client.accounts.begin_create(GROUP, name, account(encryption=encryption)).result()
+
+    assert written.properties.encryption.key_vault_properties.key_name == "theirs"
+    patched = client.accounts.begin_update(GROUP, name, Account(tags={"a": "1"})).result()
+    assert patched.properties.encryption.key_vault_properties.key_name == "theirs"
+    none = Encryption(key_source="Microsoft.CognitiveServices")
+    back = client.accounts.begin_create(GROUP, name, account(encryption=none)).result()
+    assert back.properties.encryption.key_source == "Microsoft.CognitiveServices"
+
+
+def test_an_encryption_key_that_cannot_be_used_is_refused(client, server, name, created):
+    absent = own_key(server, "vault")
+    absent.key_vault_properties.key_name = "absent"
+
+    with pytest.raises(HttpResponseError, match=r"properties\.encryption") as refused:
+        client.accounts.begin_create(GROUP, name, account(encryption=absent))
+
+    assert refused.value.status_code == 400
+    assert client.accounts.get(GROUP, name).properties.encryption.key_source == "Microsoft.CognitiveServices"
+
+
+def test_the_account_of_the_first_start_is_there_too(server):
+    with management(server, server.credentials["operator_key"], SUBSCRIPTION) as client:
+        assert [each.name for each in client.accounts.list()] == ["default"]
+        assert {each.name for each in client.deployments.list("default", "default")} == {"chat", "embedding"}
 
 
 # --- deployments -----------------------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ from starlette.responses import JSONResponse, Response
 
 from sluicegate.accounts import API_KEYS
 from sluicegate.api.arm.incoming import PAGE, PROVIDER, Body, Incoming, shown_etag, validated
+from sluicegate.customer_keys import customer_key
 from sluicegate.day_layout import CEILING_DAYS
-from sluicegate.errors import Conflict, InvalidRequest
+from sluicegate.errors import Conflict, InvalidRequest, StartupError
 from sluicegate.tenants import RESERVED, Tenant
 
 READ_ONLY = {
@@ -26,6 +27,8 @@ READ_ONLY = {
     ),
 }  # fmt: skip
 """What answers hold and requests may repeat: clients send back what they read."""
+NO_KEY = {"keySource": "Microsoft.CognitiveServices"}
+"""The encryption of an account that has no key of its own."""
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "publicNetworkAccess": ("Enabled",),
     "networkAcls": ({}, {"defaultAction": "Allow"}),
@@ -49,18 +52,6 @@ class Identity(Body):
     type: Literal["None"]
 
 
-class KeyVaultProperties(Body):
-    key_vault_uri: str
-    key_name: str
-    key_version: str | None = None
-    identity_client_id: str | None = None
-
-
-class Encryption(Body):
-    key_source: Literal["Microsoft.CognitiveServices", "Microsoft.KeyVault"]
-    key_vault_properties: KeyVaultProperties | None = None
-
-
 class ApiProperties(Body):
     """What Azure leaves to each kind of account; here, how long content is kept."""
 
@@ -70,7 +61,7 @@ class ApiProperties(Body):
 class Properties(Body):
     custom_sub_domain_name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{1,62}$")
     disable_local_auth: bool = False
-    encryption: Encryption | None = None
+    encryption: dict[str, Any] | None = None
     api_properties: ApiProperties = ApiProperties()
     restore: bool = False
 
@@ -204,6 +195,7 @@ def shown(incoming: Incoming, tenant: Tenant) -> dict[str, Any]:
         "privateEndpointConnections": [],
         "publicNetworkAccess": "Enabled",
         **resource.get("properties", {}),
+        "encryption": tenant.encryption or NO_KEY,
         "apiProperties": {"retentionDays": tenant.retention_days},
     }
     if deleted is not None and tenant.purge_date is not None:
@@ -231,19 +223,41 @@ async def _create(incoming: Incoming, body: AccountBody, location: str, left: Te
         )
     if body.properties.restore:
         raise InvalidRequest("There is no deleted account of this name to restore.", code="CannotRestore")
+    await _prove(incoming, body)
     await incoming.note("account.create", incoming.params["account"].lower())
     created = await incoming.gate.tenants.create(
         incoming.scope, location, _resource(incoming, body), body.properties.api_properties.retention_days, instead=left
     )
-    return JSONResponse(shown(incoming, created), status_code=201)
+    return JSONResponse(shown(incoming, await _encrypted(incoming, body, created)), status_code=201)
 
 
 async def _update(incoming: Incoming, body: AccountBody, found: Tenant) -> Response:
+    await _prove(incoming, body)
     await incoming.note("account.update", found.id)
     changed = await incoming.gate.tenants.update(
         found, _resource(incoming, body), body.properties.api_properties.retention_days
     )
-    return JSONResponse(shown(incoming, changed))
+    return JSONResponse(shown(incoming, await _encrypted(incoming, body, changed)))
+
+
+async def _prove(incoming: Incoming, body: AccountBody) -> None:
+    """Refuse an encryption key that cannot be used."""
+    try:
+        await incoming.gate.prove_encryption(body.properties.encryption)
+    except (ValueError, StartupError) as error:
+        raise InvalidRequest(
+            f"Invalid 'properties.encryption': {error}.", code="InvalidEncryption", param="properties.encryption"
+        ) from None
+
+
+async def _encrypted(incoming: Incoming, body: AccountBody, tenant: Tenant) -> Tenant:
+    """Let an account have the encryption key that the body names, or none."""
+    wanted = customer_key(body.properties.encryption)
+    if wanted == customer_key(tenant.encryption):
+        return tenant
+    await incoming.note("encryption.change", tenant.id)
+    await incoming.gate.accounts.set_encryption(tenant.id, body.properties.encryption)
+    return await incoming.tenant()
 
 
 async def _restore(incoming: Incoming, body: AccountBody, found: Tenant) -> Response:
@@ -252,11 +266,12 @@ async def _restore(incoming: Incoming, body: AccountBody, found: Tenant) -> Resp
             "An existing resource of this name has been soft-deleted: set 'properties.restore' to restore it, or purge it first.",
             code="FlagMustBeSetForRestore",
         )
+    await _prove(incoming, body)
     await incoming.note("account.restore", found.id)
     restored = await incoming.gate.tenants.restore(
         found, _resource(incoming, body), body.properties.api_properties.retention_days
     )
-    return JSONResponse(shown(incoming, restored), status_code=201)
+    return JSONResponse(shown(incoming, await _encrypted(incoming, body, restored)), status_code=201)
 
 
 async def _deleted(incoming: Incoming) -> Tenant:
@@ -331,13 +346,17 @@ def _sent(tenant: Tenant) -> dict[str, Any]:
     return {
         "location": tenant.location,
         **{name: resource[name] for name in ("kind", "sku", "tags")},
-        "properties": {**resource["properties"], "apiProperties": {"retentionDays": tenant.retention_days}},
+        "properties": {
+            **resource["properties"],
+            "encryption": tenant.encryption or NO_KEY,
+            "apiProperties": {"retentionDays": tenant.retention_days},
+        },
     }
 
 
 def _resource(incoming: Incoming, body: AccountBody) -> dict[str, Any]:
     properties = body.properties.model_dump(
-        mode="json", by_alias=True, exclude_none=True, exclude={"api_properties", "restore"}
+        mode="json", by_alias=True, exclude_none=True, exclude={"api_properties", "encryption", "restore"}
     )
     return {
         "name": incoming.params["account"],
