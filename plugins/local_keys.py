@@ -28,6 +28,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -205,7 +206,10 @@ class LocalKeys:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the folder's lock, among processes and threads."""
-        self._folder.mkdir(0o700, parents=True, exist_ok=True)
+        missing = takewhile(lambda folder: not folder.exists(), (self._folder, *self._folder.parents))
+        for folder in reversed(list(missing)):
+            # One by one, because what is made on the way is nobody else's either.
+            folder.mkdir(0o700, exist_ok=True)
         fd = os.open(self._folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
