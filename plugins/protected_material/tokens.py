@@ -6,6 +6,7 @@ and every other visible character by itself. White space never counts, and in te
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +35,12 @@ _FORMS = {
     Kind.CODE: rf"(?P<token>\w{{1,{LONGEST}}}+|[^\w\s\p{{Cf}}])|[\s\p{{Cf}}]{{1,{GAP}}}+",
 }
 _PATTERNS = {kind: regex.compile(form, regex.V1) for kind, form in _FORMS.items()}
+_FORMS_IN_ASCII = {
+    Kind.TEXT: rf"(?P<token>[A-Za-z0-9][A-Za-z0-9']{{0,{LONGEST}}})|[^A-Za-z0-9]{{1,{GAP}}}",
+    Kind.CODE: rf"(?P<token>\w{{1,{LONGEST}}}|[^\w\s])|\s{{1,{GAP}}}",
+}
+_PATTERNS_IN_ASCII = {kind: re.compile(form) for kind, form in _FORMS_IN_ASCII.items()}
+"""The same for text in ASCII, several times as fast."""
 _DROPPED = regex.compile(r"[\p{M}\p{Cf}'\u2019\u02bc]")
 
 
@@ -58,7 +65,8 @@ def tokens(text: str, kind: Kind, start: int = 0, *, final: bool = True) -> Iter
     Args:
         final: The text ends here; otherwise what touches its end may go on and is not yielded.
     """
-    for match in _PATTERNS[kind].finditer(text, start):
+    patterns = _PATTERNS_IN_ASCII if text.isascii() else _PATTERNS
+    for match in patterns[kind].finditer(text, start):
         first, last = match.span()
         token = match["token"]
         if token is None:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from phonenumbers import Leniency, PhoneNumberMatcher
+from phonenumbers import Leniency, PhoneNumberMatch, PhoneNumberMatcher
 from stdnum import iban, luhn
 from stdnum.at import vnr
 from stdnum.au import tfn
@@ -117,18 +117,22 @@ class PhoneNumbers:
         part = text[offset:end]
         named = _PHONE_WORDS.search(text[max(0, start - _CONTEXT) : end]) is not None
         leniency = Leniency.VALID if named else Leniency.STRICT_GROUPING
-        found: dict[tuple[int, int], None] = {}
+        found = set[tuple[int, int]]()
         if "+" in part:
-            matcher = PhoneNumberMatcher(part, None, Leniency.VALID, _TRIES)
-            found |= {(match.start, match.end): None for match in matcher}
+            found.update(map(_extent, PhoneNumberMatcher(part, None, Leniency.VALID, _TRIES)))
         for region in self.regions if named or _GROUPED.search(part) else ():
             for match in PhoneNumberMatcher(part, region, leniency, _TRIES):
                 if named or not match.raw_string.isdigit():
-                    found[match.start, match.end] = None
-        for first, last in found:
-            before = text[: offset + first]
-            if offset + first >= start and not _NO_PHONE_AFTER.search(before[-_CONTEXT:]):
-                yield Finding(self.name, offset + first, offset + last)
+                    found.add(_extent(match))
+        for first, last in sorted((offset + first, offset + last) for first, last in found):
+            if first >= start and not _NO_PHONE_AFTER.search(text[max(0, first - _CONTEXT) : first]):
+                yield Finding(self.name, first, last)
+
+
+def _extent(match: PhoneNumberMatch) -> tuple[int, int]:
+    """Return where a number is, without a bracket that opens before it and closes after it."""
+    is_bracketed = match.raw_string.startswith("(") and ")" not in match.raw_string
+    return match.start + is_bracketed, match.end
 
 
 _TRIES = 12

@@ -61,7 +61,19 @@ def _within(text: str, first: int, last: int, entities: Sequence[Entity | PhoneN
         return []
     found: list[Finding] = []
     for entity in entities:
+        count = len(found)
         for new in entity.find(text, first, last):
             if all(new.end <= old.start or old.end <= new.start for old in found):
                 found.append(new)
-    return sorted(found, key=lambda each: each.start)
+        if len(found) > count:
+            found.sort(key=lambda each: each.start)
+            if not _WORTH_A_LOOK.search(_between(found, text, first, last)):
+                break
+    return found
+
+
+def _between(found: Sequence[Finding], text: str, first: int, last: int) -> str:
+    """Return what is left of a part of a text without what was found in it."""
+    starts = [first, *(each.end for each in found)]
+    ends = [*(each.start for each in found), last]
+    return " ".join(text[start:end] for start, end in zip(starts, ends, strict=True))
