@@ -203,7 +203,12 @@ class Store:
         return DayOfStore(self._blobs, self._names, day, lambda: self.forget(day))
 
     async def count(self, scope: OfRecord | OfUser | OfAccount, tally: Tally) -> None:
-        """Note what is there of a scope, day by day; blobs for an account, records for a record or an end user."""
+        """Note what is there of a scope, day by day; blobs for an account, records for a record or an end user.
+
+        Raises:
+            ValueError: No record has such an id, or no end user such a hash.
+        """
+        _check_scope(scope)
         for day in await stored_days(self._blobs):
             if isinstance(scope, OfAccount):
                 async for blob in self._blobs.list(keyring(day), self._names.prefix):
@@ -240,10 +245,7 @@ class Store:
         return combined(gone)
 
     async def _delete(self, scope: OfRecord | OfUser | OfAccount) -> Purged:
-        if isinstance(scope, OfRecord):
-            _check_record(scope.id)
-        if isinstance(scope, OfUser):
-            _check_user(scope.user)
+        _check_scope(scope)
         now = self._clock()
         # Where somebody may be writing, by clocks that differ from this one.
         open_days = {day_of(now - MARGIN), day_of(now), day_of(now + MARGIN)}
@@ -484,6 +486,13 @@ class Vault:
 
 async def _always(account: str) -> bool:
     return True
+
+
+def _check_scope(scope: OfRecord | OfUser | OfAccount) -> None:
+    if isinstance(scope, OfRecord):
+        _check_record(scope.id)
+    if isinstance(scope, OfUser):
+        _check_user(scope.user)
 
 
 def _check_record(record: str) -> None:

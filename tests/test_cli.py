@@ -463,20 +463,16 @@ def test_saved_receipts_are_verified_where_there_is_nothing_else(tmp_path, data)
     assert printed.startswith(f"VERIFIED: receipt {receipt.stem.removeprefix('default-')}\n")
     assert "delete.account of default, account default" in printed
 
+    assert run("receipts", "--save", str(receipt), "--data", str(data)) == (
+        1,
+        "",
+        f"sluicegate: {receipt}: cannot be written to: File exists\n",
+    )
+
     receipt.write_text(changed(receipt.read_text(), '"blobs": ', '"blobs": 1'))
     status, printed, said = run("verify-receipt", str(receipt), "--key", str(folder / "public.jwk"), **nowhere)
     assert (status, said) == (1, "")
     assert printed.startswith("NOT VERIFIED: ")
-
-
-def test_receipts_are_not_saved_where_nothing_can_be_written(tmp_path, data):
-    (tmp_path / "file").touch()
-
-    status, printed, said = run(
-        "receipts", "--save", str(tmp_path / "file" / "folder"), "--data", str(tmp_path / "none")
-    )
-
-    assert (status, printed, said) == (0, f"0 receipts are in {tmp_path / 'file' / 'folder'}\n", "")
 
 
 # --- demo ------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from sluicegate.accounts import Account
 from sluicegate.api.data_plane import answered
 from sluicegate.app import Sluicegate
 from sluicegate.audit_entries import Event
-from sluicegate.errors import BlobNotFound, InvalidRequest, NotFound
+from sluicegate.errors import ApiError, BlobNotFound, InvalidRequest, NotFound, PurgeIncomplete
 from sluicegate.export import export as export_lines
 from sluicegate.plugins import log_failure
 from sluicegate.types import OfAccount, OfRecord, OfUser, Principal, Role
@@ -112,7 +112,10 @@ async def get_retained(gate: Sluicegate, http: HttpRequest) -> Response:
         plugin, store = incoming.store()
         record_id = http.path_params["record"]
         await incoming.note("retained.read", record_id)
-        record = await store.get(record_id, day=incoming.query("day"))
+        try:
+            record = await store.get(record_id, day=incoming.query("day"))
+        except ValueError:
+            raise InvalidRequest("Invalid record id, or 'day' (YYYYMMDD).", param="record") from None
         if record is None:
             raise NotFound("There is no such record; it may have been deleted or purged.", param="record")
         return JSONResponse(_shown(plugin, record))
@@ -127,15 +130,24 @@ async def delete_retained(gate: Sluicegate, http: HttpRequest) -> Response:
         scope = _scope(incoming)
         subject = scope.id if isinstance(scope, OfRecord) else scope.user if isinstance(scope, OfUser) else None
         event = await incoming.note("retained.delete", subject)
-        deleted = await retention.delete(
-            gate.vault,
-            gate.plugins,
-            gate.receipts,
-            incoming.account.name,
-            scope,
-            actor=event.actor,
-            reason=event.reason,
-        )
+        try:
+            deleted = await retention.delete(
+                gate.vault,
+                gate.plugins,
+                gate.receipts,
+                incoming.account.name,
+                scope,
+                actor=event.actor,
+                reason=event.reason,
+            )
+        except ValueError:
+            raise InvalidRequest("Invalid record id.", param="record") from None
+        except PurgeIncomplete:
+            raise ApiError(
+                "The deletion is not complete. What is recorded of it is shown to nobody any more; the purge timer goes on "
+                "with the rest and issues the receipt.",
+                code="DeletionIncomplete",
+            ) from None
         plugins = {name: asdict(each) for name, each in deleted.plugins.items()}
         return JSONResponse({"deleted": True, "receipt": deleted.receipt.id, "plugins": plugins})
 

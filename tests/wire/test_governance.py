@@ -147,6 +147,24 @@ def test_a_size_that_the_log_never_had_is_refused(officer, since):
     assert (response.status_code, response.json()["error"]["param"]) == (400, "since")
 
 
+def test_a_deletion_that_a_plugin_does_not_finish_is_said_and_gets_its_receipt_when_it_does(officer):
+    record = f"stubborn-{uuid.uuid4().hex}"
+
+    failed = officer.delete(f"/governance/retained/{record}")
+
+    assert (failed.status_code, failed.json()["error"]["code"]) == (500, "DeletionIncomplete")
+    done = officer.delete(f"/governance/retained/{record}").json()
+    assert officer.get(f"/governance/receipts/{done['receipt']}").json()["subject"] == record
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_what_no_record_can_be_called_is_refused_and_nothing_is_begun(officer, method):
+    for _ in range(2):
+        response = officer.request(method, "/governance/retained/no:record")
+
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "record")
+
+
 def test_deletions_are_listed_by_their_receipts_newest_first(officer, say, end_user):
     deleted = [officer.delete(f"/governance/retained/{say('hello', end_user)}").json()["receipt"] for _ in range(3)]
 

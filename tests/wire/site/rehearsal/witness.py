@@ -1,14 +1,17 @@
 """Keeps nothing, but tells the test of every exchange, once the plugins before it have kept it.
 
 It says ``kept OUTCOME ID``, and ``kept OUTCOME of NAME`` for each name in the request's messages; and of the timer ``purged``,
-and by the minute ``purged at YYYY-MM-DD HH:MM``.
+and by the minute ``purged at YYYY-MM-DD HH:MM``. What is called ``stubborn`` it purges when it is asked again.
 """
 
 import logging
 import os
 
 from rehearsal.cues import tell
-from sluicegate import Expired, Purged, hookimpl
+from sluicegate import Expired, OfRecord, Purged, hookimpl
+
+refused = set()
+"""Records it did not purge when it was first asked to."""
 
 
 @hookimpl
@@ -33,6 +36,9 @@ async def retain(exchange):
 @hookimpl
 async def purge(scope):
     tell("purged")
+    if isinstance(scope, OfRecord) and "stubborn" in scope.id and scope.id not in refused:
+        refused.add(scope.id)
+        raise ValueError("not yet")
     if isinstance(scope, Expired):
         tell(f"purged at {scope.now:%Y-%m-%d %H:%M}")
     return Purged()
