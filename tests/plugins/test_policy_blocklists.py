@@ -179,6 +179,15 @@ async def test_anchors_mean_the_ends_of_the_answer():
             await post_filtered(blocklists, text, policy=policy)
 
 
+async def test_the_end_of_a_window_is_not_the_end_of_the_answer():
+    policy = using(listed("ends", BlocklistItem("worse$", is_regex=True), BlocklistItem(r"\bNJ-1\b", is_regex=True)))
+    chunks = [Chunk("a" * (STEP - 6) + " worse"), Chunk(" then better, " + "b" * (STEP - 19) + " NJ-1"), Chunk("2.")]
+
+    passed = await post_filtered(blocklists, [*chunks, Chunk(finish_reason="stop")], policy=policy)
+
+    assert "".join(chunk.text for chunk in passed) == "".join(chunk.text for chunk in chunks)
+
+
 async def test_the_arguments_of_a_tool_call_are_read_as_json_does():
     policy = using(listed("numbers", NUMBER))
     call = ToolCall(0, "c1", "look_up", '{"id": "\\u004eJ-1234"}')

@@ -197,7 +197,8 @@ async def test_more_than_may_wait_is_turned_away_until_there_is_room(classifier)
     first = asyncio.create_task(content_filter.pre_filter(request, DEFAULT_V2, config))
     await waiting.begun.wait()
     with pytest.raises(FilterUnavailable) as caught:
-        await content_filter.pre_filter(request, DEFAULT_V2, config)
+        async with asyncio.timeout(30):
+            await content_filter.pre_filter(request, DEFAULT_V2, config)
     waiting.go_on.set()
     await first
 
