@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from pydantic import Field, PrivateAttr
 
+from plugins.content_filter import completions
 from plugins.content_filter.classifier import HEADS, Classifier
 from plugins.content_filter.pieces import LARGE_PIECE, pieces, worst
 from plugins.content_filter.prompts import Prompts
-from sluicegate import Classification, PluginConfig, Policy, TextSource, hookimpl
-from sluicegate.requests import Request
+from sluicegate import Chunk, Classification, PluginConfig, Policy, TextSource, hookimpl
+from sluicegate.requests import GenerationRequest, Request
+from sluicegate.vetting import vet
 
 
 class Config(PluginConfig):
@@ -38,6 +41,22 @@ async def pre_filter(request: Request, policy: Policy, config: Config) -> Reques
     if config._prompts is None:
         raise RuntimeError("startup has not run")
     return await config._prompts.filtered(request, policy)
+
+
+@hookimpl
+async def post_filter(
+    chunks: AsyncIterator[Chunk], request: GenerationRequest, policy: Policy, config: Config
+) -> AsyncIterator[Chunk]:
+    if config._classifier is None:
+        raise RuntimeError("startup has not run")
+    detect = completions.detector(config._classifier, policy)
+    if detect is None:
+        async for chunk in chunks:
+            yield chunk
+        return
+    async with vet(chunks, detect, request, policy, completions.WINDOWS) as vetted:
+        async for chunk in vetted:
+            yield chunk
 
 
 @hookimpl
