@@ -130,8 +130,8 @@ class Classifier:
         self._linear = linear
         self._encoder = encoder
         self.calibration = calibration
-        # As many as there are cores: more would only take turns.
-        self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="classify")
+        # One core is the event loop's: with a thread for each, its lag doubles and nothing is read sooner.
+        self._threads = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="classify")
 
     @classmethod
     def load(cls, folder: Path = WEIGHTS) -> Classifier:

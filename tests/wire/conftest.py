@@ -11,11 +11,15 @@ import httpx
 import openai
 import pytest
 
+from plugins import local_folder
+from sluicegate.deployments import Deployment, Deployments
 from tests.wire.cues import Cues
 from tests.wire.serving import Server
 
 API_VERSION = "2024-10-21"
 SPELLINGS = ("classic", "v1")
+POLICIES = ("shielded", "noting", "weak", "listing", "flowing")
+"""Those of ``deployments/filtered.toml``."""
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +54,23 @@ def server(serve) -> Server:
 def plain_server(serve) -> Server:
     """The scripted model, which can do nothing beyond plain text."""
     return serve("plain")
+
+
+@pytest.fixture(scope="session")
+def filtered_server(serve) -> Server:
+    """The scripted model between the classifier and blocklists, with a deployment for each policy, of the policy's name."""
+    server = serve("filtered")
+    asyncio.run(_deploy(server))
+    return server
+
+
+async def _deploy(server: Server) -> None:
+    blobs = local_folder.open_storage(f"folder:{server.data / 'storage'}")
+    try:
+        for name in POLICIES:
+            await Deployments(blobs).create("default", Deployment(name, "rehearsal-chat", name))
+    finally:
+        await blobs.close()
 
 
 @pytest.fixture
