@@ -33,7 +33,7 @@ async def protected(stand_in, opened):
     service = opened(vault)
 
     async def recover(name):
-        client, credential = connect(f"https://{vault.host}")
+        client, credential = connect(f"https://{vault.host}", None)
         async with client, credential:
             await client.recover_deleted_key(name)
 
