@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from sluicegate import __version__, audit_cli, classify_cli, encryption_cli, filter_approval
+from sluicegate.cli import control_plane
 from sluicegate.errors import SluicegateError, StartupError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,12 +46,14 @@ def main() -> int:
     serve.add_argument("--port", type=_port, default=7071, help="0 for any free port")
     serve.add_argument("--host", default="127.0.0.1", help="an address of this machine")
     commands.add_parser("check", help="load every plugin and setting, look whether deletion is final, serve nothing")
-    commands.add_parser("describe", help="say what happens to data here, in order")
+    described = commands.add_parser("describe", help="say what happens to data here, or to one account's, in order")
+    described.add_argument("account", nargs="?", help="the account; without it the whole deployment")
     classify_cli.add_command(commands)
     filter_approval.add_command(commands)
     encryption_cli.add_commands(commands)
     commands.add_parser("demo", help="a guided tour against a throw-away data folder")
     audit_cli.add_commands(commands)
+    control_plane.add_commands(commands)
     for name in ("serve", "check", "describe", "receipts"):
         commands.choices[name].add_argument(
             "--data", type=Path, default=Path(".data"), help="folder of the embedded storage and keys"
@@ -81,6 +84,7 @@ def main() -> int:
             "modified-filters": _modified_filters,
             "encryption": _encryption,
             "rewrap": _encryption,
+            **dict.fromkeys(control_plane.COMMANDS, _control_plane),
         }
         return run[arguments.command](arguments)
     except SluicegateError as error:
@@ -135,11 +139,14 @@ def _check(_: argparse.Namespace) -> int:
     return 0
 
 
-def _describe(_: argparse.Namespace) -> int:
+def _describe(arguments: argparse.Namespace) -> int:
     from sluicegate.app import Sluicegate
-    from sluicegate.describe import describe, with_accounts
+    from sluicegate.describe import describe, of_account, with_accounts
 
     gate = Sluicegate(ROOT)
+    if arguments.account is not None:
+        print(asyncio.run(of_account(gate, arguments.account)))
+        return 0
     print(describe(gate))
     print(asyncio.run(with_accounts(gate)))
     return 0
@@ -158,6 +165,20 @@ def _encryption(arguments: argparse.Namespace) -> int:
             await gate.shutdown()
 
     print(asyncio.run(change()))
+    return 0
+
+
+def _control_plane(arguments: argparse.Namespace) -> int:
+    from sluicegate.app import Sluicegate
+
+    async def work() -> str:
+        gate = Sluicegate(ROOT)
+        try:
+            return await control_plane.run(gate, arguments)
+        finally:
+            await gate.shutdown()
+
+    print(asyncio.run(work()))
     return 0
 
 

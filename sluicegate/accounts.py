@@ -263,6 +263,16 @@ class Accounts:
         """Return what somebody from a directory may do, by account; at most ``CACHE_S`` old."""
         return await self._roles.get(identity, lambda: self._read_roles(identity))
 
+    async def roles_in(self, account: str) -> Mapping[str, frozenset[Role]]:
+        """Return who of a directory may do what in an account, by identity, as it is stored now; reads all assignments' names."""
+        found = {}
+        names = [blob.name async for blob in self._blobs.list(CONTAINER, "role/")]
+        for name in names:
+            _, identity, held_in = name.split("/")
+            if held_in == account and (document := await self._document(name)) and document["roles"]:
+                found[identity] = frozenset(map(Role, document["roles"]))
+        return found
+
     async def _set_roles(
         self, account: str, identity: str, change: Callable[[frozenset[Role]], frozenset[Role]]
     ) -> None:

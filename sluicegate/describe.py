@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from urllib.parse import urlsplit
 
+from sluicegate.accounts import Account
 from sluicegate.app import Sluicegate
 from sluicegate.config import Step
-from sluicegate.errors import SluicegateError
+from sluicegate.deployments import Deployment
+from sluicegate.deployments import read as read_deployment
+from sluicegate.errors import SluicegateError, StartupError
 from sluicegate.policies import Policy, Source
 from sluicegate.publishing import WEBHOOK
 from sluicegate.vault import CEILING_DAYS
@@ -25,6 +28,76 @@ _STAGES = (
 def describe(gate: Sluicegate) -> str:
     """Return the description, lines of text."""
     return "\n".join(_lines(gate))
+
+
+async def of_account(gate: Sluicegate, name: str) -> str:
+    """Return what happens to one account's data, in order, and close the app: for the record of processing activities.
+
+    Raises:
+        StartupError: There is no such account.
+    """
+    try:
+        return "\n".join([line async for line in _of_account(gate, name.lower())])
+    finally:
+        await gate.shutdown()
+
+
+async def _of_account(gate: Sluicegate, name: str) -> AsyncIterator[str]:
+    account = await gate.accounts.get(name)
+    if account is None:
+        raise StartupError(f"there is no account {name!r}")
+    yield f"Account {name}, location {account.location}."
+    yield ""
+    yield "1. Who is calling"
+    roles = [
+        f"{identity} ({', '.join(sorted(held))})" for identity, held in (await gate.accounts.roles_in(name)).items()
+    ]
+    keys = "with one of two API keys, stored as hashes" if account.has_local_auth else "not with API keys"
+    yield f"   - applications, {keys}"
+    yield f"   - people and applications of Entra ID with a role in this account: {', '.join(roles) or 'none'}"
+    yield ""
+    yield "2. What may reach the model, who answers, and what may reach the caller"
+    for each in await gate.deployments.documents(name).every():
+        for line in await _of_deployment(gate, account, read_deployment(each.content)):
+            yield line
+    for step in gate.deployment.pipeline.pre_filter:
+        yield f"   - before the model: {step.plugin}{'' if step.required else ', skipped when it fails'}"
+    for step in gate.deployment.pipeline.post_filter:
+        yield f"   - before the caller: {step.plugin}"
+    yield ""
+    yield "3. What is kept"
+    if not account.content_logging:
+        yield "   - no content, by an approved application"
+    else:
+        for step in gate.deployment.pipeline.retain:
+            yield f"   - what {step.plugin} keeps, encrypted, for {account.retention_days} days at most, or less by its settings"
+            for setting, value in sorted(gate.deployment.written(step.plugin).items()):
+                yield f"       {setting} = {value!r}"
+    yield "   - audit entries without content, and receipts of whatever was deleted"
+    yield ""
+    yield "4. Under whose key"
+    own = account.customer_key
+    yield "   - data keys under a key for each day, destroyed when the day is over its time"
+    yield f"   - {'no key of its own' if own is None else f'and under the key {own.label} of its own: without it nothing opens'}"
+    yield ""
+    yield "5. Who may read what is kept"
+    yield "   - officers of the account, each time for a reason, in the audit log"
+
+
+async def _of_deployment(gate: Sluicegate, account: Account, deployment: Deployment) -> list[str]:
+    served = gate.plugins.models().get(deployment.model)
+    provider = f"served by {served[1]}, its provider keeps: {served[0].retention}" if served else "not served here"
+    limit = "no limit" if deployment.capacity is None else f"{1000 * deployment.capacity:,} tokens a minute"
+    try:
+        policy = await gate.policies.resolve(account, deployment.policy)
+    except SluicegateError as error:
+        return [
+            f"   - deployment {deployment.name}: {deployment.model}, {provider}; its policy fails ({type(error).__name__})"
+        ]
+    lines = [
+        f"   - deployment {deployment.name}: {deployment.model}, {provider}; {limit}; policy {policy.name} ({policy.mode})"
+    ]
+    return [*lines, f"       {_blocks(policy, Source.PROMPT)}; {_blocks(policy, Source.COMPLETION)}"]
 
 
 async def with_accounts(gate: Sluicegate) -> str:

@@ -98,6 +98,10 @@ class Documents:
         names = await self.names(prefix, after=after, limit=limit + 1)
         return await self.all(names[:limit]), len(names) > limit
 
+    async def every(self) -> list[Document]:
+        """Return all documents, in the order of their names."""
+        return await self.all(await self.names())
+
     async def all(self, names: list[str]) -> list[Document]:
         """Return the documents of these names, in order, without those that do not exist."""
         found: list[Document] = []

@@ -115,7 +115,7 @@ class Policies:
         """
         key = name.lower()
         deployments = self._deployments.documents(account)
-        for deployment in await deployments.all(await deployments.names()):
+        for deployment in await deployments.every():
             if (deployment.content["policy"] or "").lower() == key:
                 raise Conflict(f"The deployment {deployment.content['name']!r} uses this policy: change it first.")
         try:
@@ -152,7 +152,7 @@ class Policies:
             BlobChanged: It is not the one of ``etag``.
         """
         policies = self.policies(account)
-        for policy in await policies.all(await policies.names()):
+        for policy in await policies.every():
             used = read_policy(policy.content["properties"]).list_names
             if name.lower() in {each.lower() for each in used}:
                 raise Conflict(f"The policy {policy.content['name']!r} uses this blocklist: change it first.")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sluicegate.accounts import CONTAINER, Accounts
+from sluicegate.accounts import CONTAINER, NAME, Accounts
 from sluicegate.day_layout import CEILING_DAYS
 from sluicegate.documents import Document, Documents
 from sluicegate.errors import BlobChanged, BlobExists, BlobNotFound
@@ -89,7 +89,7 @@ class Tenants:
 
     async def get(self, name: str) -> Tenant | None:
         """Return an account by its name, whatever its case, also one that is deleted or purged."""
-        found = await self._documents.get(name.lower())
+        found = await self._documents.get(name.lower()) if NAME.fullmatch(name.lower()) else None
         return None if found is None else _tenant(found)
 
     async def create(

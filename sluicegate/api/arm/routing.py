@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -13,9 +15,10 @@ from starlette.responses import Response
 from sluicegate.api.arm import accounts, blocklists, catalogue, deployments, errors, policies
 from sluicegate.api.arm.incoming import PROVIDER, Incoming, check_names
 from sluicegate.api.data_plane import answered
+from sluicegate.api.encoding import encode
 from sluicegate.app import Sluicegate
 from sluicegate.errors import InvalidRequest, MethodNotAllowed, NotFound
-from sluicegate.types import Role
+from sluicegate.types import Principal, Role
 
 API_VERSIONS = (
     "2023-05-01",
@@ -109,11 +112,59 @@ async def serve(gate: Sluicegate, http: HttpRequest) -> Response:
     async def work(_: str) -> Response:
         operation, params = _find(http.method, http.url.path)
         principal = await gate.authenticate(http.headers, operation.role)
-        check_names(params)
-        incoming = Incoming(gate, http, principal, params, _api_version(http))
-        return await operation.handler(incoming)
+        return await _handled(gate, http, operation, params, principal)
 
     return await answered(gate, http, work, errors.render)
+
+
+async def ask(
+    gate: Sluicegate, principal: Principal, method: str, path: str, body: object = None, cursor: str = ""
+) -> Any:
+    """Do an operation on behalf of somebody at this machine, and return the JSON that the answer holds.
+
+    Args:
+        cursor: Where the page of a list begins; see :func:`ask_all`.
+
+    Raises:
+        ApiError: What a caller over HTTP would be told.
+    """
+    query = urlencode({"api-version": API_VERSIONS[-1], **({"$skiptoken": cursor} if cursor else {})})
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"" if body is None else encode(body), "more_body": False}
+
+    scope = {
+        "type": "http",
+        "method": method,
+        "scheme": "http",
+        "server": ("localhost", 80),
+        "root_path": "",
+        "path": path,
+        "query_string": query.encode(),
+        "headers": [],
+    }
+    operation, params = _find(method, path)
+    response = await _handled(gate, HttpRequest(scope, receive), operation, params, principal)
+    return json.loads(bytes(response.body)) if response.body else None
+
+
+async def ask_all(gate: Sluicegate, principal: Principal, path: str) -> AsyncIterator[dict[str, Any]]:
+    """Yield every resource of a list, page by page."""
+    cursor = ""
+    while True:
+        page = await ask(gate, principal, "GET", path, cursor=cursor)
+        for each in page["value"]:
+            yield each
+        if "nextLink" not in page:
+            return
+        cursor = parse_qs(urlsplit(page["nextLink"]).query)["$skiptoken"][0]
+
+
+async def _handled(
+    gate: Sluicegate, http: HttpRequest, operation: Operation, params: dict[str, str], principal: Principal
+) -> Response:
+    check_names(params)
+    return await operation.handler(Incoming(gate, http, principal, params, _api_version(http)))
 
 
 def _find(method: str, path: str) -> tuple[Operation, dict[str, str]]:

@@ -1,0 +1,1 @@
+"""The commands of ``python -m sluicegate`` that are more than a few lines."""
