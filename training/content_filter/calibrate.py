@@ -25,20 +25,21 @@ Floats = NDArray[np.float32]
 
 # Shares of the linear, early and late logits. They are set, not fitted: on held-out rows of seen sources a regression trusts
 # the linear stage, which has learnt those sources by heart, and loses up to .1 of AUC on texts of other origin.
-MIX = {"linear": (1.0, 0.0, 0.0), "early": (0.3, 1.0, 0.0), "late": (0.3, 0.5, 0.7)}
+MIX = {"linear": (1.0, 0.0, 0.0), "early": (0.15, 1.0, 0.0), "late": (0.15, 0.3, 0.9)}
 # Forum texts around the edge of what annotators call hate; false alarms on them say little about ordinary text.
 EDGE = ("edos", "hatemoji", "misogyny", "davidson", "mlma", "toxigen", "safetext", "wiki_nonfuzzed", "toxic_spans")
 # Per head, the share of ordinary benign texts that may be flagged, and of texts written to look like the head's positives.
-BENIGN_RATE = {"harm": 0.02, "hate": 0.015, "harass": 0.015, "sexual": 0.006, "violence": 0.008, "selfharm": 0.004}
-BENIGN_RATE |= {"attack": 0.006, "indirect": 0.02}
+BENIGN_RATE = {"harm": 0.02, "hate": 0.025, "harass": 0.015, "sexual": 0.006, "violence": 0.008, "selfharm": 0.006}
+BENIGN_RATE |= {"attack": 0.005, "indirect": 0.02}
 LOOK_ALIKES = {
     "harm": ("written_look_ok", "written_nonsense", "written_define", "written_privacy_ok"),
     "hate": ("written_hate", "written_identity", "written_target", "written_reclaimed", "written_opinion"),
+    "sexual": ("written_sexual_ok", "written_romance", "written_scene_romance", "written_look_ok", "written_scene_ok"),
     "violence": ("written_look_ok", "written_violence_ok", "written_news", "written_history"),
     "selfharm": ("written_selfharm_ok", "written_crisis_support", "written_sad"),
     "attack": ("written_trigger", "written_inject_lookalike", "written_prose_ok", "written_roleplay"),
 }
-LOOK_ALIKE_RATE = {"harm": 0.03, "hate": 0.12, "violence": 0.03, "selfharm": 0.04, "attack": 0.02}
+LOOK_ALIKE_RATE = {"harm": 0.03, "hate": 0.2, "sexual": 0.02, "violence": 0.04, "selfharm": 0.06, "attack": 0.02}
 LOW_RATE = 0.04
 LOST = 0.015
 
@@ -110,13 +111,17 @@ def gate(near: Floats, flagged: NDArray[np.bool_]) -> float:
     return round(float(np.quantile(near[flagged], LOST)), 5)
 
 
+def ordinary(found: list[Row], labels: Floats) -> NDArray[np.bool_]:
+    """Return which texts are benign and not at the edge of hate."""
+    edge = np.array([row.source.startswith((*EDGE, *LOOK_ALIKES["hate"])) for row in found])
+    return np.asarray((labels[:, 0] == 0) & (labels[:, :7] <= 0).all(1) & ~edge)
+
+
 def thresholds(found: list[Row], late: Floats, labels: Floats) -> dict[str, float]:
     """Return the threshold per head that only its share of ordinary benign texts exceeds, and of those that look like harm."""
-    clean = (labels[:, 0] == 0) & (labels[:, :7] <= 0).all(1)
-    ordinary = clean & ~np.array([row.source.startswith((*EDGE, *LOOK_ALIKES["hate"])) for row in found])
     limits = {}
     for own, head in enumerate(HEADS):
-        benign = ordinary if head != "indirect" else labels[:, own] == 0
+        benign = ordinary(found, labels) if head != "indirect" else labels[:, own] == 0
         limit = np.quantile(late[benign, own], 1 - BENIGN_RATE[head])
         if head in LOOK_ALIKES:
             alike = (labels[:, own] == 0) & np.array([row.source.startswith(LOOK_ALIKES[head]) for row in found])
@@ -200,13 +205,12 @@ def main() -> None:
     fitted: dict[str, Any] = {"blends": blends(logits, labels, weights)}
     linear, early, late = (probabilities(fitted["blends"], logits, stage) for stage in ("linear", "early", "late"))
     fitted["thresholds"] = thresholds(found, late, labels)
-    benign = (labels[:, 0] == 0) & (labels[:, :7] <= 0).all(1)
     limit = np.array([fitted["thresholds"][name] for name in NAMES])
     flagged = (late >= limit)[:, :-1].any(1)
     fitted["gates"] = {
         stage: gate(nearness(scores, limit), flagged) for stage, scores in (("linear", linear), ("early", early))
     }
-    lowest = dict(zip(NAMES, np.quantile(late[benign], 1 - LOW_RATE, axis=0), strict=True))
+    lowest = dict(zip(NAMES, np.quantile(late[ordinary(found, labels)], 1 - LOW_RATE, axis=0), strict=True))
     fitted["severity"] = severity(fitted, arguments.pool, stages, lowest)
     path = arguments.weights / "calibration.json"
     path.write_text(json.dumps(fitted, indent=1) + "\n", encoding="utf-8")
