@@ -40,9 +40,10 @@ from sluicegate.receipts import Receipts
 from sluicegate.requests import Request
 from sluicegate.retention import Summary, delete, purge
 from sluicegate.rewrapping import Rewrapped, rewrap
+from sluicegate.roles import ROLES
 from sluicegate.services import KeyService
 from sluicegate.tenants import Tenant, Tenants
-from sluicegate.types import Chunk, Embeddings, OfAccount, Principal, Role, utc_now
+from sluicegate.types import Chunk, Embeddings, OfAccount, Principal, utc_now
 from sluicegate.vault import Vault
 from sluicegate.weaknesses import Weaknesses
 
@@ -139,16 +140,17 @@ class Sluicegate:
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
-    async def authenticate(self, headers: Mapping[str, str], role: Role) -> Principal:
+    async def authenticate(self, headers: Mapping[str, str], operation: str) -> Principal:
         """Return who is calling.
 
         Args:
             headers: Names in lower case.
-            role: The role the operation needs.
+            operation: What the caller wants to do, as :data:`sluicegate.roles.ROLES` has it.
 
         Raises:
             Unauthorized: No plugin knows the caller, or the credential has another role.
         """
+        role = ROLES[operation]
         for step in self.deployment.pipeline.authenticate:
             principal: Principal | None = await self.plugins.call(
                 step.plugin, "authenticate", Principal | None, headers=headers, role=role, accounts=self.accounts

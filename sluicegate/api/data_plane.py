@@ -20,7 +20,7 @@ from sluicegate.call import Call
 from sluicegate.errors import InvalidRequest, NotFound, PayloadTooLarge, SluicegateError
 from sluicegate.plugins import log_failure
 from sluicegate.requests import ChatRequest, EmbeddingRequest, Request
-from sluicegate.types import Principal, Role
+from sluicegate.types import Principal
 from sluicegate.worker_memory import forget_finished_requests
 
 MAX_CHAT_BYTES = 32 << 20
@@ -89,7 +89,7 @@ async def generate(gate: Sluicegate, http: HttpRequest, kind: type[Request], ren
             return EventStream(renderer.events(answer, call.request, envelope))
         return Response(await renderer.collect(answer, call.request, envelope), media_type="application/json")
 
-    return await _handled(gate, http, work)
+    return await _handled(gate, http, kind.operation, work)
 
 
 async def embed(gate: Sluicegate, http: HttpRequest) -> Response:
@@ -101,7 +101,7 @@ async def embed(gate: Sluicegate, http: HttpRequest) -> Response:
         vectors = await gate.embeddings(call)
         return Response(embeddings.render(vectors, request, call.model.id), media_type="application/json")
 
-    return await _handled(gate, http, work)
+    return await _handled(gate, http, "embeddings", work)
 
 
 async def list_models(gate: Sluicegate, http: HttpRequest) -> Response:
@@ -112,7 +112,7 @@ async def list_models(gate: Sluicegate, http: HttpRequest) -> Response:
             models.render_list([model for model, _ in gate.plugins.models().values()]), media_type="application/json"
         )
 
-    return await _handled(gate, http, work)
+    return await _handled(gate, http, "models.list", work)
 
 
 async def get_model(gate: Sluicegate, http: HttpRequest) -> Response:
@@ -124,7 +124,7 @@ async def get_model(gate: Sluicegate, http: HttpRequest) -> Response:
             raise NotFound("The requested model does not exist.", code="model_not_found", param="model")
         return Response(models.render(found[0]), media_type="application/json")
 
-    return await _handled(gate, http, work)
+    return await _handled(gate, http, "models.read", work)
 
 
 async def unknown(gate: Sluicegate, http: HttpRequest) -> Response:
@@ -143,11 +143,15 @@ async def healthz(gate: Sluicegate) -> Response:
     )
 
 
-async def _handled(gate: Sluicegate, http: HttpRequest, work: _Work) -> Response:
-    """Authenticate a caller and do the work."""
+async def _handled(gate: Sluicegate, http: HttpRequest, operation: str, work: _Work) -> Response:
+    """Authenticate whoever calls and do the work.
+
+    Args:
+        operation: As :data:`sluicegate.roles.ROLES` has it.
+    """
 
     async def for_caller(call_id: str) -> Response:
-        principal = await gate.authenticate(http.headers, Role.CALLER)
+        principal = await gate.authenticate(http.headers, operation)
         surface: versions.Surface = "v1" if http.url.path.lower().startswith("/openai/v1/") else "classic"
         version = versions.check(surface, http.query_params.get("api-version"))
         return await work(_Incoming(call_id, http, principal, version))

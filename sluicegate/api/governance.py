@@ -24,7 +24,7 @@ from sluicegate.audit_entries import Event
 from sluicegate.errors import ApiError, BlobNotFound, InvalidRequest, NotFound, PurgeIncomplete
 from sluicegate.export import export as export_lines
 from sluicegate.plugins import log_failure
-from sluicegate.types import OfAccount, OfRecord, OfUser, Principal, Role
+from sluicegate.types import OfAccount, OfRecord, OfUser, Principal
 from sluicegate.vault import Record, Store
 
 PAGE = 20
@@ -102,7 +102,7 @@ async def list_retained(gate: Sluicegate, http: HttpRequest) -> Response:
             }
         )
 
-    return await _governed(gate, http, work)
+    return await _governed(gate, http, "retained.list", work)
 
 
 async def get_retained(gate: Sluicegate, http: HttpRequest) -> Response:
@@ -120,7 +120,7 @@ async def get_retained(gate: Sluicegate, http: HttpRequest) -> Response:
             raise NotFound("There is no such record; it may have been deleted or purged.", param="record")
         return JSONResponse(_shown(plugin, record))
 
-    return await _governed(gate, http, work)
+    return await _governed(gate, http, "retained.read", work)
 
 
 async def delete_retained(gate: Sluicegate, http: HttpRequest) -> Response:
@@ -151,7 +151,7 @@ async def delete_retained(gate: Sluicegate, http: HttpRequest) -> Response:
         plugins = {name: asdict(each) for name, each in deleted.plugins.items()}
         return JSONResponse({"deleted": True, "receipt": deleted.receipt.id, "plugins": plugins})
 
-    return await _governed(gate, http, work)
+    return await _governed(gate, http, "retained.delete", work)
 
 
 async def export(gate: Sluicegate, http: HttpRequest) -> Response:
@@ -163,7 +163,7 @@ async def export(gate: Sluicegate, http: HttpRequest) -> Response:
         lines = _to_its_end(export_lines(gate.vault, incoming.account.name, user=user))
         return StreamingResponse(lines, media_type="application/x-ndjson")
 
-    return await _governed(gate, http, work)
+    return await _governed(gate, http, "retained.export", work)
 
 
 async def list_audit(gate: Sluicegate, http: HttpRequest) -> Response:
@@ -181,7 +181,7 @@ async def list_audit(gate: Sluicegate, http: HttpRequest) -> Response:
                 break
         return JSONResponse({"object": "list", "data": entries[:limit], "has_more": len(entries) > limit})
 
-    return await _governed(gate, http, work)
+    return await _governed(gate, http, "audit.list", work)
 
 
 async def list_receipts(gate: Sluicegate, http: HttpRequest) -> Response:
@@ -203,7 +203,7 @@ async def list_receipts(gate: Sluicegate, http: HttpRequest) -> Response:
             }
         )
 
-    return await _governed(gate, http, work)
+    return await _governed(gate, http, "receipts.list", work)
 
 
 async def get_receipt(gate: Sluicegate, http: HttpRequest) -> Response:
@@ -216,7 +216,7 @@ async def get_receipt(gate: Sluicegate, http: HttpRequest) -> Response:
                 return Response(receipt.data, media_type="application/json")
         raise NotFound("There is no such receipt.", param="receipt")
 
-    return await _governed(gate, http, work)
+    return await _governed(gate, http, "receipts.read", work)
 
 
 async def get_checkpoint(gate: Sluicegate, http: HttpRequest) -> Response:
@@ -239,12 +239,12 @@ async def get_checkpoint(gate: Sluicegate, http: HttpRequest) -> Response:
             answer["consistency"] = [b64encode(each).decode() for each in path]
         return JSONResponse(answer)
 
-    return await _governed(gate, http, work)
+    return await _governed(gate, http, "checkpoint.read", work)
 
 
-async def _governed(gate: Sluicegate, http: HttpRequest, work: _Work) -> Response:
+async def _governed(gate: Sluicegate, http: HttpRequest, operation: str, work: _Work) -> Response:
     async def for_officer(_: str) -> Response:
-        principal = await gate.authenticate(http.headers, Role.OFFICER)
+        principal = await gate.authenticate(http.headers, operation)
         account = await gate.accounts.get(principal.account)
         if account is None:
             raise NotFound("The account does not exist.")

@@ -1,4 +1,4 @@
-"""Which operation a request of the control plane is, and the role it needs: one table, read from top to bottom."""
+"""Which operation a request of the control plane is: one table, read from top to bottom."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sluicegate.api.data_plane import answered
 from sluicegate.api.encoding import encode
 from sluicegate.app import Sluicegate
 from sluicegate.errors import InvalidRequest, MethodNotAllowed, NotFound
-from sluicegate.types import Principal, Role
+from sluicegate.types import Principal
 
 API_VERSIONS = (
     "2023-05-01",
@@ -48,13 +48,13 @@ class Operation:
     """An operation of the control plane.
 
     Attributes:
-        role: Who may do it.
+        name: As :data:`sluicegate.roles.ROLES` has it.
     """
 
     method: str
     template: str
+    name: str
     handler: Handler
-    role: Role = Role.OPERATOR
 
     @property
     def pattern(self) -> re.Pattern[str]:
@@ -65,43 +65,43 @@ class Operation:
 
 
 OPERATIONS = (
-    Operation("GET", f"{_SUBSCRIPTION}/accounts", accounts.list_accounts),
-    Operation("GET", f"{_GROUP}/accounts", accounts.list_accounts),
-    Operation("PUT", _ACCOUNT, accounts.put),
-    Operation("PATCH", _ACCOUNT, accounts.patch),
-    Operation("GET", _ACCOUNT, accounts.get),
-    Operation("DELETE", _ACCOUNT, accounts.delete),
-    Operation("POST", f"{_ACCOUNT}/listKeys", accounts.list_keys),
-    Operation("POST", f"{_ACCOUNT}/regenerateKey", accounts.regenerate_key),
-    Operation("GET", f"{_SUBSCRIPTION}/deletedAccounts", accounts.list_deleted),
-    Operation("GET", _DELETED, accounts.get_deleted),
-    Operation("DELETE", _DELETED, accounts.purge),
-    Operation("GET", f"{_ACCOUNT}/deployments", deployments.list_deployments),
-    Operation("PUT", _DEPLOYMENT, deployments.put),
-    Operation("PATCH", _DEPLOYMENT, deployments.patch),
-    Operation("GET", _DEPLOYMENT, deployments.get),
-    Operation("DELETE", _DEPLOYMENT, deployments.delete),
-    Operation("GET", f"{_DEPLOYMENT}/skus", deployments.list_skus),
-    Operation("GET", f"{_ACCOUNT}/raiPolicies", policies.list_policies),
-    Operation("PUT", _POLICY, policies.put),
-    Operation("GET", _POLICY, policies.get),
-    Operation("DELETE", _POLICY, policies.delete),
-    Operation("GET", f"{_ACCOUNT}/raiBlocklists", blocklists.list_blocklists),
-    Operation("PUT", _BLOCKLIST, blocklists.put),
-    Operation("GET", _BLOCKLIST, blocklists.get),
-    Operation("DELETE", _BLOCKLIST, blocklists.delete),
-    Operation("GET", f"{_BLOCKLIST}/raiBlocklistItems", blocklists.list_items),
-    Operation("PUT", _ITEM, blocklists.put_item),
-    Operation("GET", _ITEM, blocklists.get_item),
-    Operation("DELETE", _ITEM, blocklists.delete_item),
-    Operation("POST", f"{_BLOCKLIST}/addRaiBlocklistItems", blocklists.add_items),
-    Operation("POST", f"{_BLOCKLIST}/deleteRaiBlocklistItems", blocklists.delete_items),
-    Operation("GET", f"{_ACCOUNT}/models", catalogue.list_account_models),
-    Operation("GET", f"{_ACCOUNT}/skus", catalogue.list_account_skus),
-    Operation("GET", f"{_ACCOUNT}/usages", catalogue.list_usages),
-    Operation("GET", f"{_LOCATION}/models", catalogue.list_models),
-    Operation("GET", f"{_LOCATION}/raiContentFilters", catalogue.list_content_filters),
-    Operation("GET", f"{_LOCATION}/raiContentFilters/{{filter}}", catalogue.get_content_filter),
+    Operation("GET", f"{_SUBSCRIPTION}/accounts", "accounts.list", accounts.list_accounts),
+    Operation("GET", f"{_GROUP}/accounts", "accounts.list", accounts.list_accounts),
+    Operation("PUT", _ACCOUNT, "accounts.write", accounts.put),
+    Operation("PATCH", _ACCOUNT, "accounts.write", accounts.patch),
+    Operation("GET", _ACCOUNT, "accounts.read", accounts.get),
+    Operation("DELETE", _ACCOUNT, "accounts.delete", accounts.delete),
+    Operation("POST", f"{_ACCOUNT}/listKeys", "keys.list", accounts.list_keys),
+    Operation("POST", f"{_ACCOUNT}/regenerateKey", "keys.regenerate", accounts.regenerate_key),
+    Operation("GET", f"{_SUBSCRIPTION}/deletedAccounts", "accounts.list", accounts.list_deleted),
+    Operation("GET", _DELETED, "accounts.read", accounts.get_deleted),
+    Operation("DELETE", _DELETED, "accounts.purge", accounts.purge),
+    Operation("GET", f"{_ACCOUNT}/deployments", "deployments.read", deployments.list_deployments),
+    Operation("PUT", _DEPLOYMENT, "deployments.write", deployments.put),
+    Operation("PATCH", _DEPLOYMENT, "deployments.write", deployments.patch),
+    Operation("GET", _DEPLOYMENT, "deployments.read", deployments.get),
+    Operation("DELETE", _DEPLOYMENT, "deployments.delete", deployments.delete),
+    Operation("GET", f"{_DEPLOYMENT}/skus", "deployments.read", deployments.list_skus),
+    Operation("GET", f"{_ACCOUNT}/raiPolicies", "policies.read", policies.list_policies),
+    Operation("PUT", _POLICY, "policies.write", policies.put),
+    Operation("GET", _POLICY, "policies.read", policies.get),
+    Operation("DELETE", _POLICY, "policies.delete", policies.delete),
+    Operation("GET", f"{_ACCOUNT}/raiBlocklists", "blocklists.read", blocklists.list_blocklists),
+    Operation("PUT", _BLOCKLIST, "blocklists.write", blocklists.put),
+    Operation("GET", _BLOCKLIST, "blocklists.read", blocklists.get),
+    Operation("DELETE", _BLOCKLIST, "blocklists.delete", blocklists.delete),
+    Operation("GET", f"{_BLOCKLIST}/raiBlocklistItems", "blocklists.read", blocklists.list_items),
+    Operation("PUT", _ITEM, "blocklists.write", blocklists.put_item),
+    Operation("GET", _ITEM, "blocklists.read", blocklists.get_item),
+    Operation("DELETE", _ITEM, "blocklists.write", blocklists.delete_item),
+    Operation("POST", f"{_BLOCKLIST}/addRaiBlocklistItems", "blocklists.write", blocklists.add_items),
+    Operation("POST", f"{_BLOCKLIST}/deleteRaiBlocklistItems", "blocklists.write", blocklists.delete_items),
+    Operation("GET", f"{_ACCOUNT}/models", "catalogue.read", catalogue.list_account_models),
+    Operation("GET", f"{_ACCOUNT}/skus", "catalogue.read", catalogue.list_account_skus),
+    Operation("GET", f"{_ACCOUNT}/usages", "catalogue.read", catalogue.list_usages),
+    Operation("GET", f"{_LOCATION}/models", "catalogue.read", catalogue.list_models),
+    Operation("GET", f"{_LOCATION}/raiContentFilters", "catalogue.read", catalogue.list_content_filters),
+    Operation("GET", f"{_LOCATION}/raiContentFilters/{{filter}}", "catalogue.read", catalogue.get_content_filter),
 )
 _PATTERNS = tuple((operation, operation.pattern) for operation in OPERATIONS)
 
@@ -111,7 +111,7 @@ async def serve(gate: Sluicegate, http: HttpRequest) -> Response:
 
     async def work(_: str) -> Response:
         operation, params = _find(http.method, http.url.path)
-        principal = await gate.authenticate(http.headers, operation.role)
+        principal = await gate.authenticate(http.headers, operation.name)
         return await _handled(gate, http, operation, params, principal)
 
     return await answered(gate, http, work, errors.render)

@@ -1,0 +1,44 @@
+"""Which role each operation needs, in one table: what nobody is named for here, nobody may do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sluicegate.types import Role
+
+ROLES: Mapping[str, Role] = {
+    # the data plane
+    "chat.completions": Role.CALLER,
+    "completions": Role.CALLER,
+    "embeddings": Role.CALLER,
+    "models.list": Role.CALLER,
+    "models.read": Role.CALLER,
+    # governance
+    "retained.list": Role.OFFICER,
+    "retained.read": Role.OFFICER,
+    "retained.delete": Role.OFFICER,
+    "retained.export": Role.OFFICER,
+    "receipts.list": Role.OFFICER,
+    "receipts.read": Role.OFFICER,
+    "checkpoint.read": Role.OFFICER,
+    "audit.list": Role.OFFICER,
+    # the control plane
+    "accounts.list": Role.OPERATOR,
+    "accounts.read": Role.OPERATOR,
+    "accounts.write": Role.OPERATOR,
+    "accounts.delete": Role.OPERATOR,
+    "accounts.purge": Role.OPERATOR,
+    "keys.list": Role.OPERATOR,
+    "keys.regenerate": Role.OPERATOR,
+    "deployments.read": Role.OPERATOR,
+    "deployments.write": Role.OPERATOR,
+    "deployments.delete": Role.OPERATOR,
+    "policies.read": Role.OPERATOR,
+    "policies.write": Role.OPERATOR,
+    "policies.delete": Role.OPERATOR,
+    "blocklists.read": Role.OPERATOR,
+    "blocklists.write": Role.OPERATOR,
+    "blocklists.delete": Role.OPERATOR,
+    "catalogue.read": Role.OPERATOR,
+}
+"""Operation -> the role of whoever may do it."""

@@ -1,0 +1,95 @@
+"""Each operation with each role's credential, of its own account and of another: only the role that is named gets in."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from sluicegate.api.arm.routing import OPERATIONS
+from sluicegate.first_run import SUBSCRIPTION
+from sluicegate.roles import ROLES
+from sluicegate.types import Role
+
+CHAT = {"model": "chat", "messages": [{"role": "user", "content": "hello"}]}
+WHY = "reason=ticket%204711"
+REQUESTS = {
+    "chat.completions": ("POST", "/openai/v1/chat/completions", CHAT),
+    "completions": ("POST", "/openai/v1/completions", {"model": "chat", "prompt": "hello"}),
+    "embeddings": ("POST", "/openai/v1/embeddings", {"model": "embedding", "input": "hello"}),
+    "models.list": ("GET", "/openai/v1/models", None),
+    "models.read": ("GET", "/openai/v1/models/rehearsal-chat", None),
+    "retained.list": ("GET", f"/governance/retained?{WHY}", None),
+    "retained.read": ("GET", f"/governance/retained/{{id}}?{WHY}", None),
+    "retained.delete": ("DELETE", f"/governance/retained/{{id}}?{WHY}", None),
+    "retained.export": ("GET", f"/governance/export?{WHY}", None),
+    "receipts.list": ("GET", f"/governance/receipts?{WHY}", None),
+    "receipts.read": ("GET", f"/governance/receipts/unknown?{WHY}", None),
+    "checkpoint.read": ("GET", f"/governance/checkpoint?{WHY}", None),
+    "audit.list": ("GET", f"/governance/audit?{WHY}", None),
+}
+"""Operation -> a request for it; those of the control plane are walked in ``tests/arm``."""
+ANSWERED = {200, 404}
+
+
+@pytest.fixture(scope="module")
+def keys(server) -> dict[Role, str]:
+    found = server.credentials
+    return {
+        Role.CALLER: found["api_key"],
+        Role.OPERATOR: found["operator_key"],
+        Role.REVIEWER: found["reviewer_keys"][0],
+        Role.OFFICER: found["officer_key"],
+    }
+
+
+@pytest.fixture(scope="module")
+def record(server, keys) -> str:
+    """The id of something that the account has said."""
+    response = httpx.post(
+        f"{server.endpoint}/openai/v1/chat/completions", json=CHAT, headers={"api-key": keys[Role.CALLER]}
+    )
+    return response.headers["x-request-id"]
+
+
+@pytest.fixture(scope="module")
+def foreigner(server, keys) -> str:
+    """A key of another account's."""
+    base = f"{server.endpoint}/subscriptions/{SUBSCRIPTION}/resourceGroups/g/providers/Microsoft.CognitiveServices/accounts"
+    headers, version = {"authorization": f"Bearer {keys[Role.OPERATOR]}"}, {"api-version": "2025-09-01"}
+    body = {"location": "local", "kind": "OpenAI", "sku": {"name": "S0"}}
+    httpx.put(f"{base}/foreign", json=body, headers=headers, params=version).raise_for_status()
+    return httpx.post(f"{base}/foreign/listKeys", headers=headers, params=version).json()["key1"]
+
+
+def send(server, operation: str, key: str, record: str = "unknown") -> httpx.Response:
+    method, path, body = REQUESTS[operation]
+    return httpx.request(
+        method, server.endpoint + path.format(id=record), json=body, headers={"api-key": key}, timeout=60
+    )
+
+
+def test_every_operation_of_the_table_is_walked():
+    assert REQUESTS.keys() | {operation.name for operation in OPERATIONS} == ROLES.keys()
+
+
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("operation", REQUESTS)
+def test_only_the_role_that_an_operation_names_gets_in(server, keys, operation, role):
+    response = send(server, operation, keys[role])
+
+    if role is ROLES[operation]:
+        assert response.status_code in ANSWERED
+    else:
+        assert (response.status_code, response.json()["error"]["code"]) == (401, "PermissionDenied")
+
+
+@pytest.mark.parametrize("operation", REQUESTS)
+def test_another_accounts_caller_reaches_nothing_of_this_one(server, foreigner, record, operation):
+    response = send(server, operation, foreigner, record)
+
+    if ROLES[operation] is not Role.CALLER:
+        assert response.status_code == 401
+    elif operation.startswith("models"):
+        assert response.status_code == 200
+    else:
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "DeploymentNotFound")
