@@ -9,8 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from sluicegate import __version__, audit_cli, classify_cli, encryption_cli, filter_approval
-from sluicegate.cli import control_plane
+from sluicegate import __version__
+from sluicegate.cli import classify, control_plane, encryption, modified_filters, receipts
 from sluicegate.errors import SluicegateError, StartupError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,11 +48,11 @@ def main() -> int:
     commands.add_parser("check", help="load every plugin and setting, look whether deletion is final, serve nothing")
     described = commands.add_parser("describe", help="say what happens to data here, or to one account's, in order")
     described.add_argument("account", nargs="?", help="the account; without it the whole deployment")
-    classify_cli.add_command(commands)
-    filter_approval.add_command(commands)
-    encryption_cli.add_commands(commands)
+    classify.add_command(commands)
+    modified_filters.add_command(commands)
+    encryption.add_commands(commands)
     commands.add_parser("demo", help="a guided tour against a throw-away data folder")
-    audit_cli.add_commands(commands)
+    receipts.add_commands(commands)
     control_plane.add_commands(commands)
     for name in ("serve", "check", "describe", "receipts"):
         commands.choices[name].add_argument(
@@ -61,11 +61,11 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.command == "verify-receipt":
         # Before any setting is read: whoever checks a receipt may have nothing else of ours.
-        return audit_cli.verify_receipt_command(arguments)
+        return receipts.verify_receipt_command(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         if arguments.command == "classify":
-            return classify_cli.classify_command(arguments, ROOT / "plugins")
+            return classify.classify_command(arguments, ROOT / "plugins")
         if arguments.command == "demo":
             from sluicegate import demo
 
@@ -159,8 +159,8 @@ def _encryption(arguments: argparse.Namespace) -> int:
         gate = Sluicegate(ROOT)
         try:
             if arguments.command == "rewrap":
-                return await encryption_cli.rewrap(gate)
-            return await encryption_cli.set_encryption(gate, arguments)
+                return await encryption.rewrap(gate)
+            return await encryption.set_encryption(gate, arguments)
         finally:
             await gate.shutdown()
 
@@ -188,7 +188,7 @@ def _modified_filters(arguments: argparse.Namespace) -> int:
     async def decide() -> None:
         gate = Sluicegate(ROOT)
         try:
-            await filter_approval.set_approval(
+            await modified_filters.set_approval(
                 gate.accounts, gate.audit, arguments.account, approved=arguments.approve, reason=arguments.reason
             )
         finally:
@@ -205,7 +205,7 @@ def _receipts(arguments: argparse.Namespace) -> int:
     async def save() -> int:
         gate = Sluicegate(ROOT)
         try:
-            return await audit_cli.save_receipts(gate.receipts, arguments.save)
+            return await receipts.save_receipts(gate.receipts, arguments.save)
         except OSError as error:
             raise SluicegateError(f"{arguments.save}: cannot be written to: {error.strerror}") from None
         finally:

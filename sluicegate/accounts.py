@@ -146,7 +146,7 @@ class Accounts:
         await self._change(name, lambda _: {"retention_days": days})
 
     async def set_modified_filters(self, name: str, approved: bool) -> None:
-        """Approve an account for modified content filters, or withdraw that; see :mod:`sluicegate.filter_approval`.
+        """Approve an account for modified content filters, or withdraw that; see :mod:`sluicegate.cli.modified_filters`.
 
         Raises:
             BlobNotFound: There is no such account.

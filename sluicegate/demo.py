@@ -20,7 +20,7 @@ from urllib.request import Request, urlopen
 import openai
 
 from sluicegate.app import Sluicegate
-from sluicegate.audit_cli import PUBLIC, save_receipts
+from sluicegate.cli.receipts import PUBLIC, save_receipts
 from sluicegate.errors import StartupError
 from sluicegate.first_run import CREDENTIALS, use_embedded_settings
 from sluicegate.types import utc_now

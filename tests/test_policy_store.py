@@ -11,6 +11,7 @@ from sluicegate import documents
 from sluicegate.accounts import Accounts
 from sluicegate.app_policies import AppPolicies, read_app_policies
 from sluicegate.audit import Audit
+from sluicegate.cli.modified_filters import set_approval
 from sluicegate.config import Deployment as DeploymentFile
 from sluicegate.deployments import Deployment, Deployments
 from sluicegate.errors import (
@@ -22,7 +23,6 @@ from sluicegate.errors import (
     NotFound,
     StartupError,
 )
-from sluicegate.filter_approval import set_approval
 from sluicegate.policies import BUILT_IN, DEFAULT_V2, BlocklistItem, Source
 from sluicegate.policy_store import Policies
 from sluicegate.testing import MemoryKeys, MemoryStorage

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sluicegate.audit import Audit
-from sluicegate.audit_cli import add_commands, save_receipts, verify_receipt_command
 from sluicegate.audit_entries import Event
+from sluicegate.cli.receipts import add_commands, save_receipts, verify_receipt_command
 from sluicegate.day_layout import Gone, Tally
 from sluicegate.errors import BlobChanged, BlobNotFound, PurgeIncomplete, SealBroken, StorageUnavailable
 from sluicegate.receipt_check import MAX_BYTES, NotVerified, verify_receipt

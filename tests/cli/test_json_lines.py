@@ -8,8 +8,8 @@ import json
 
 import pytest
 
-from sluicegate import json_lines
-from sluicegate.json_lines import BadLine, json_line, read_lines
+from sluicegate.cli import json_lines
+from sluicegate.cli.json_lines import BadLine, json_line, read_lines
 
 
 def lines(data: bytes) -> list[tuple[int, dict]]:

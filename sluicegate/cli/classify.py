@@ -17,11 +17,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, get_args
 
+from sluicegate.cli.json_lines import BadLine, Line, json_line, read_lines
+from sluicegate.cli.progress import Progress
 from sluicegate.errors import SluicegateError
-from sluicegate.json_lines import BadLine, Line, json_line, read_lines
 from sluicegate.plugins import Plugins
 from sluicegate.policies import CATEGORIES, DEFAULT_V2, SEVERITIES, ContentFilter, Policy, Source, Verdict
-from sluicegate.progress import Progress
 from sluicegate.types import Classification, TextSource
 
 PLUGIN = "content_filter"

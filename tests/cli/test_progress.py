@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from sluicegate.progress import LINE_S, REDRAW_S, Progress
+from sluicegate.cli.progress import LINE_S, REDRAW_S, Progress
 
 
 class Clock:
