@@ -30,7 +30,7 @@ MIX = {"linear": (1.0, 0.0, 0.0), "early": (0.15, 1.0, 0.0), "late": (0.15, 0.3,
 EDGE = ("edos", "hatemoji", "misogyny", "davidson", "mlma", "toxigen", "safetext", "wiki_nonfuzzed", "toxic_spans")
 # Per head, the share of ordinary benign texts that may be flagged, and of texts written to look like the head's positives.
 BENIGN_RATE = {"harm": 0.02, "hate": 0.025, "harass": 0.015, "sexual": 0.006, "violence": 0.008, "selfharm": 0.006}
-BENIGN_RATE |= {"attack": 0.005, "indirect": 0.02}
+BENIGN_RATE |= {"attack": 0.008, "indirect": 0.02}
 LOOK_ALIKES = {
     "harm": ("written_look_ok", "written_nonsense", "written_define", "written_privacy_ok"),
     "hate": ("written_hate", "written_identity", "written_target", "written_reclaimed", "written_opinion"),
