@@ -6,6 +6,7 @@ deployments, which give a model a name. Reads are cached for ``CACHE_S``, so a c
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -20,7 +21,7 @@ from typing import Any
 from sluicegate.customer_keys import CustomerKey, customer_key
 from sluicegate.day_layout import CEILING_DAYS
 from sluicegate.documents import Cache
-from sluicegate.errors import BlobChanged, BlobExists, BlobNotFound
+from sluicegate.errors import BlobChanged, BlobExists, BlobNotFound, ServiceError
 from sluicegate.services import BlobStore, KeyService, WrappedKey
 from sluicegate.types import Principal, Role
 
@@ -30,6 +31,7 @@ KEY_NAME = "accounts"
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.-]{0,62}[a-z0-9_-])?")
 """ARM's pattern for account names, in lower case and without a dot at the end."""
 API_KEYS = ("key1", "key2")
+_READS_AT_ONCE = 16
 IDENTITY = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,63}")
 
 
@@ -64,6 +66,23 @@ class Account:
         return None if not user else hmac.digest(self.user_key, user.encode(), "sha256").hex()
 
 
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """What the purge timer must know of an account, one that is deleted too.
+
+    Attributes:
+        location: The region that has its data; empty where nobody knows any more.
+        retention_days: As ``Accounts.retention_days``.
+        customer_key, vaults: As in :class:`Account`.
+    """
+
+    location: str
+    retention_days: int
+    is_deleted: bool
+    customer_key: CustomerKey | None
+    vaults: Mapping[str, str | None]
+
+
 class Accounts:
     """Reads and writes accounts; one object per worker."""
 
@@ -90,6 +109,19 @@ class Accounts:
     async def names(self) -> tuple[str, ...]:
         """Return every account's name, sorted; those of deleted ones too."""
         return tuple([blob.name.removeprefix("account/") async for blob in self._blobs.list(CONTAINER, "account/")])
+
+    async def census(self) -> dict[str, Resident | Exception]:
+        """Return every account by name, sorted, as it is stored now, deleted ones too; or why one cannot be read.
+
+        Raises:
+            ServiceError: They cannot be listed.
+        """
+        census: dict[str, Resident | Exception] = {}
+        names = await self.names()
+        for start in range(0, len(names), _READS_AT_ONCE):
+            some = names[start : start + _READS_AT_ONCE]
+            census |= zip(some, await asyncio.gather(*map(self._resident, some)), strict=True)
+        return census
 
     async def create(
         self,
@@ -318,6 +350,19 @@ class Accounts:
             customer_key=customer_key(document.get("encryption")),
             vaults=document.get("vaults", {}),
         )
+
+    async def _resident(self, name: str) -> Resident | Exception:
+        try:
+            document = await self._document(f"account/{name}") or {"deleted": True}
+            return Resident(
+                document.get("location", ""),
+                _retention_days(document) if _keeps_content(document) else 0,
+                bool(document.get("deleted")),
+                customer_key(document.get("encryption")),
+                document.get("vaults", {}),
+            )
+        except (ServiceError, ValueError) as error:
+            return error
 
     async def _unwrapped(self, wrapped: Mapping[str, str]) -> bytes:
         return await self._keys.unwrap(

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from datetime import datetime
@@ -13,39 +14,34 @@ from pathlib import Path
 from typing import Any
 
 from sluicegate import config
-from sluicegate.accounts import Accounts
+from sluicegate.accounts import Accounts, Resident
 from sluicegate.app_policies import read_app_policies
-from sluicegate.audit import Audit
 from sluicegate.call import Call
+from sluicegate.config import is_same
 from sluicegate.customer_keys import CustomerVaults, customer_key
-from sluicegate.data_keys import DataKeys
-from sluicegate.day_layout import day_of, key_name
 from sluicegate.deployments import Deployments
 from sluicegate.errors import (
     InvalidRequest,
     NotFound,
     PurgeIncomplete,
+    ServiceError,
     SluicegateError,
     StartupError,
-    StorageUnavailable,
     Unauthorized,
 )
-from sluicegate.lease import Lease, LeaseHeld, LeaseLost
 from sluicegate.limits import Limits
 from sluicegate.pipeline import Pipeline
 from sluicegate.plugins import Plugins
 from sluicegate.policy_store import Policies
-from sluicegate.publishing import WEBHOOK, Publisher, Sink, StoreSink, Webhook
-from sluicegate.receipts import Receipts
+from sluicegate.publishing import WEBHOOK, Sink, StoreSink, Webhook
+from sluicegate.regions import Region, Regions, Residents
 from sluicegate.requests import Request
-from sluicegate.retention import Summary, delete, purge
-from sluicegate.rewrapping import Rewrapped, rewrap
+from sluicegate.retention import Summary, delete
+from sluicegate.rewrapping import Rewrapped
 from sluicegate.roles import ROLES
-from sluicegate.services import KeyService
+from sluicegate.services import BlobStore, KeyService
 from sluicegate.tenants import Tenant, Tenants
 from sluicegate.types import Chunk, Embeddings, OfAccount, Principal, utc_now
-from sluicegate.vault import Vault
-from sluicegate.weaknesses import Weaknesses
 
 HEALTH_CACHE_S = 30.0
 log = logging.getLogger(__name__)
@@ -71,30 +67,26 @@ class Sluicegate:
         self.plugins.load_folder(root / "plugins")
         self.plugins.load_installed(self.deployment.installed)
         self.plugins.configure(self.deployment.plugins, self.deployment.pipeline)
-        self._blobs = self.plugins.open_storage(self.deployment.storage)
-        self._keys = self.plugins.open_keys(self.deployment.keys)
-        self.accounts = Accounts(self._blobs, self._keys)
-        vaults = CustomerVaults(self._open_customers_vault)
-        self.data_keys = DataKeys(self._keys, accounts=self.accounts, vaults=vaults, clock=now)
-        self.deployments = Deployments(self._blobs)
-        self.app_policies = read_app_policies(self.deployment)
-        self.policies = Policies(self._blobs, self.accounts, self.deployments, self.app_policies)
-        self.tenants = Tenants(self._blobs, self.accounts, now)
-        self.audit = Audit(self._blobs, self._keys, origin=f"sluicegate/{self.deployment.region}", clock=now)
-        self.weaknesses = Weaknesses(self._blobs, self._keys, self.deployment.accepted_weaknesses, clock=now)
-        self.receipts = Receipts(self._blobs, self._keys, self.audit, clock=now, weaknesses=self.weaknesses.of_storage)
-        self.vault = Vault(
-            self._blobs,
-            self._keys,
-            clock=now,
-            ledger=self.receipts,
-            data_keys=self.data_keys,
-            may_keep=self.accounts.keeps_content,
-        )
-        self._publisher = Publisher(self.audit, self._blobs, tuple(map(self._sink, self.deployment.checkpoints)), now)
-        self.limits = Limits(self._blobs, self.deployment.limits.requests_at_once)
-        self.pipeline = Pipeline(self.plugins, self.deployment.pipeline, self.vault, self._keeps_content)
+        blobs = self.plugins.open_storage(self.deployment.storage)
+        keys = self.plugins.open_keys(self.deployment.keys)
+        self.accounts = Accounts(blobs, keys)
         self.now = now
+        further = [
+            self._region(name, self.plugins.open_storage(place.storage), self.plugins.open_keys(place.keys))
+            for name, place in self.deployment.regions.items()
+        ]
+        self.regions = Regions([self._region(self.deployment.region, blobs, keys), *further])
+        self.deployments = Deployments(blobs)
+        self.app_policies = read_app_policies(self.deployment)
+        self.policies = Policies(blobs, self.accounts, self.deployments, self.app_policies)
+        self.tenants = Tenants(blobs, self.accounts, now)
+        self.limits = Limits(blobs, self.deployment.limits.requests_at_once)
+        self.pipeline = Pipeline(
+            self.plugins,
+            self.deployment.pipeline,
+            lambda account: self.regions.of(account.location).vault,
+            self._keeps_content,
+        )
         self._starting = asyncio.Lock()
         self._started = False
         self._health: tuple[float, list[str]] | None = None
@@ -107,16 +99,20 @@ class Sluicegate:
         Raises:
             StartupError: Something weakens deletion that the operator has not accepted, or a plugin says what the operator must mend; the next event tries again.
             PluginFailed: A plugin failed; likewise.
-            ServiceError: Storage or keys cannot be asked; likewise.
+            ServiceError: Storage or keys of the home region cannot be asked; likewise.
         """
         if self._started:
             return
         async with self._starting:
             if self._started:
                 return
-            # A vault that holds no key says little of itself.
-            await self._keys.create(key_name(day_of(self.now())))
-            await self.weaknesses.check()
+            await self.regions.home.start()
+            for region in self.regions:
+                try:
+                    await region.start()
+                except ServiceError as error:
+                    # Its accounts' requests try again; those of other regions are served meanwhile.
+                    log.warning("region %s cannot be reached (%s)", region.name, type(error).__name__)
             for name in self._in_use("startup"):
                 await self.plugins.call(name, "startup", object)
             self._started = True
@@ -124,11 +120,9 @@ class Sluicegate:
     async def shutdown(self) -> None:
         """Finish what is being retained and release everything; for the embedded host and tests."""
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._keys.close)
-            stack.push_async_callback(self.data_keys.close)
-            stack.push_async_callback(self._blobs.close)
+            for region in self.regions:
+                stack.push_async_callback(region.close)
             stack.push_async_callback(self.limits.close)
-            stack.push_async_callback(self._publisher.close)
             for name in self._in_use("shutdown"):
                 hook, settings = self.plugins[name].shutdown, self.plugins.config_of(name)
                 stack.push_async_callback(hook, config=settings)
@@ -173,6 +167,7 @@ class Sluicegate:
         Raises:
             NotFound: The account has no such deployment, or the deployment's policy does not exist.
             InvalidRequest: The deployment's model does not serve this operation.
+            RegionNotConfigured: The account is in a region that the deployment file no longer has.
             AccountKeyUnavailable: The account's own encryption key cannot be used; ``AccountKeyRevoked`` when it may not.
         """
         account = await self.accounts.get(principal.account)
@@ -191,10 +186,22 @@ class Sluicegate:
                 "Choose a deployment of another model.",
                 code="OperationNotSupported",
             )
-        await self.data_keys.check(account.name)
+        region = await self.region(account.location)
+        await region.data_keys.check(account.name)
         standing = await self.limits.admit(account.name, found, request)
         policy = await self.policies.resolve(account, found.policy)
         return Call(call_id, principal, account, deployment, model, plugin, request, policy, standing)
+
+    async def region(self, location: str) -> Region:
+        """Return the region in which an account's data is, ready for use.
+
+        Raises:
+            RegionNotConfigured: The deployment file no longer has it.
+            StartupError, ServiceError: As for ``Region.start``, until it has started once.
+        """
+        region = self.regions.of(location)
+        await region.start()
+        return region
 
     async def chunks(self, call: Call) -> AsyncGenerator[Chunk]:
         """Yield the answer to a chat or completion request, as :meth:`Pipeline.chunks` does.
@@ -217,7 +224,7 @@ class Sluicegate:
     @property
     def locations(self) -> tuple[str, ...]:
         """Where accounts can be: the regions that have storage and keys."""
-        return (self.deployment.region,)
+        return self.regions.names
 
     def capabilities(self, tenant: Tenant) -> list[dict[str, str]]:
         """Return an account's capabilities, as ARM shows them; ``ContentLogging`` is absent where content may be kept."""
@@ -245,7 +252,8 @@ class Sluicegate:
         Raises:
             PurgeIncomplete: Something is left; run again, it goes on.
         """
-        await delete(self.vault, self.plugins, self.receipts, tenant.id, OfAccount(), actor=actor)
+        region = await self.region(tenant.location)
+        await delete(region.vault, self.plugins, region.receipts, tenant.id, OfAccount(), actor=actor)
         await self.tenants.purge(tenant)
 
     # --- accounts ----------------------------------------------------------------------------------------------------
@@ -264,11 +272,14 @@ class Sluicegate:
         """Refuse a key that an account could not use; raises as ``set_encryption``."""
         key = customer_key(encryption)
         if key is not None:
-            await self.data_keys.prove(key)
+            await self.regions.home.data_keys.prove(key)
 
     async def rewrap(self) -> Rewrapped:
         """Wrap the data keys of all accounts under their own present keys; for the purge timer and the command line."""
-        return await rewrap(self._blobs, self.data_keys, self.accounts, now=self.now())
+        census = await self.accounts.census()
+        done = [await region.rewrap(Residents(region, census)) for region in self.regions]
+        left = sum((Counter(each.left) for each in done), Counter[str]())
+        return Rewrapped(sum(each.wrapped for each in done), dict(left))
 
     async def _keeps_content(self, account: str) -> bool:
         found = await self.accounts.get(account)
@@ -276,57 +287,62 @@ class Sluicegate:
 
     def _open_customers_vault(self, url: str, identity: str | None) -> KeyService:
         """Open a customer's vault: of the kind that the deployment's own is, so no path of this machine on Azure."""
-        own = self.deployment.keys
-        if url.partition(":")[0] != own.partition(":")[0] or url.rstrip("/").lower() == own.rstrip("/").lower():
+        own = [self.deployment.keys, *(place.keys for place in self.deployment.regions.values())]
+        if url.partition(":")[0] != own[0].partition(":")[0] or any(is_same(url, each) for each in own):
             raise StartupError("a customer's vault must be of the kind of the deployment's own, and another one")
         return self.plugins.open_keys(url, identity)
 
     # --- timers and health -------------------------------------------------------------------------------------------
 
-    async def purge(self) -> Summary | None:
-        """Remove what is due, of all accounts and plugins, and publish the audit log's checkpoint; for the purge timer.
+    async def purge(self) -> dict[str, Summary]:
+        """Remove what is due, of all accounts and plugins, in every region by itself; for the purge timer.
 
         Returns:
-            What went, or None when another process is at it.
+            What went, by region, without those that another process is at.
 
         Raises:
-            PurgeIncomplete: Something due is left, or a checkpoint was not published; the next tick tries again.
+            PurgeIncomplete: Something due is left somewhere, or a checkpoint was not published; the next tick tries again.
         """
+        left: list[str] = []
+        census: dict[str, Resident | Exception] | SluicegateError
         try:
-            return await Lease(self._blobs, "purge", clock=self.now).run(self._purge)
-        except LeaseHeld:
-            overdue = await self.vault.overdue(self.now())
-            if overdue:
-                raise PurgeIncomplete(f"{day}: overdue, though another process is purging" for day in overdue) from None
-            log.info("another process is purging")
-            return None
-        except LeaseLost as error:
-            raise PurgeIncomplete([str(error)]) from None
-        except StorageUnavailable:
-            # A full disk takes no lease either, and what is due must go all the same.
-            return await self._purge()
-
-    async def _purge(self) -> Summary:
-        left = await self._publisher.look()
-        summary = None
-        try:
-            summary = await purge(self.vault, self.plugins, self.accounts, self.receipts, now=self.now())
-        except PurgeIncomplete as error:
-            left += error.left
-        try:
-            await self.rewrap()
+            census = await self.accounts.census()
+            left += self.regions.strangers(census)
         except SluicegateError as error:
-            left.append(f"wrapping data keys anew ({type(error).__name__})")
-        left += await self._reversible()
-        left += await self._publisher.publish()
-        if summary is None or left:
-            raise PurgeIncomplete(left)
-        return summary
+            census = error
+        summaries: dict[str, Summary] = {}
 
-    def _sink(self, url: str) -> Sink:
+        async def purge_one(region: Region) -> None:
+            try:
+                summary = await region.purge(self.plugins, Residents(region, census))
+                if summary is not None:
+                    summaries[region.name] = summary
+            except PurgeIncomplete as error:
+                left.extend(self.regions.told(region, line) for line in error.left)
+            except SluicegateError as error:
+                left.append(self.regions.told(region, f"storage or keys cannot be reached ({type(error).__name__})"))
+
+        await asyncio.gather(*map(purge_one, self.regions))
+        if left:
+            raise PurgeIncomplete(left)
+        return summaries
+
+    def _region(self, name: str, blobs: BlobStore, keys: KeyService) -> Region:
+        return Region(
+            name,
+            blobs,
+            keys,
+            accounts=self.accounts,
+            vaults=CustomerVaults(self._open_customers_vault),
+            sinks=lambda origin: tuple(self._sink(url, origin) for url in self.deployment.checkpoints),
+            accepted=self.deployment.accepted_weaknesses,
+            clock=self.now,
+        )
+
+    def _sink(self, url: str, origin: str) -> Sink:
         if url.startswith(WEBHOOK):
             return Webhook(url.removeprefix(WEBHOOK))
-        return StoreSink(self.plugins.open_storage(url), self.audit.key.origin)
+        return StoreSink(self.plugins.open_storage(url), origin)
 
     async def health(self) -> list[str]:
         """Return why this app is degraded, one reason a line; empty when it is not. At most :data:`HEALTH_CACHE_S` old."""
@@ -334,19 +350,10 @@ class Sluicegate:
             self._health = (time.monotonic(), await self._reasons())
         return self._health[1]
 
-    async def _reversible(self) -> list[str]:
-        try:
-            return [f"deletion is not final here: {sentence}" for sentence in await self.weaknesses.unaccepted()]
-        except SluicegateError as error:
-            return [f"looking whether deletion is final here ({type(error).__name__})"]
-
     async def _reasons(self) -> list[str]:
-        try:
-            overdue = await self.vault.overdue(self.now())
-            weaknesses = await self.weaknesses.unaccepted()
-        except SluicegateError as error:
-            return [f"storage or keys cannot be reached ({type(error).__name__})"]
+        found = await asyncio.gather(*(region.degraded() for region in self.regions))
         return [
-            *(f"retained data of {day} is overdue for deletion" for day in overdue),
-            *(f"deletion is not final here: {sentence}" for sentence in weaknesses),
+            self.regions.told(region, line)
+            for region, lines in zip(self.regions, found, strict=True)
+            for line in lines
         ]

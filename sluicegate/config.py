@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from sluicegate.errors import StartupError
 
 CONFIG_SETTING = "SLUICEGATE_CONFIG"
 DEFAULT_PATH = "config/deployment.toml"
+_REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _SETTING = re.compile(r"%([A-Za-z_][A-Za-z0-9_]*)%")
 
 
@@ -71,6 +72,15 @@ class Limits(_Section):
     """Of one account."""
 
 
+class Place(_Section):
+    """A further region: where the data of accounts lives that are in it."""
+
+    storage: str
+    """URL of its blob store, for the ``open_storage`` hook; no other region's."""
+    keys: str
+    """URL of its key service, for the ``open_keys`` hook; no other region's."""
+
+
 class Deployment(_Section):
     """The deployment file."""
 
@@ -79,7 +89,9 @@ class Deployment(_Section):
     keys: str
     """URL of the key service, for the ``open_keys`` hook."""
     region: str
-    """Where this deployment runs; sent as ``x-ms-region``."""
+    """Where this deployment runs; sent as ``x-ms-region``. Accounts of this region have their data in ``storage`` and ``keys``."""
+    regions: Mapping[str, Place] = Field(default_factory=dict)
+    """Further regions that accounts can be in, by name: lower-case letters, digits and hyphens."""
     accepted_weaknesses: tuple[str, ...] = ()
     """What may make deletion less than final here, each by the words before its colon. The app does not start where anything
     else does; what is accepted is said in every receipt."""
@@ -98,6 +110,18 @@ class Deployment(_Section):
     """Content-filter policies that every account may use, by name, in the form of ARM's ``properties``."""
     blocklists: Mapping[str, dict[str, Any]] = Field(default_factory=dict)
     """Blocklists that every policy may use, by name: ``items``, in the form of ARM's."""
+
+    @model_validator(mode="after")
+    def _regions_share_nothing(self) -> Deployment:
+        places = [(self.region, self), *self.regions.items()]
+        for number, (name, place) in enumerate(places):
+            if number and (not _REGION.fullmatch(name) or name == self.region):
+                raise ValueError("regions: a name has lower-case letters, digits and hyphens, and is not the home region's")
+            for other, another in places[:number]:
+                for what in ("storage", "keys"):
+                    if is_same(getattr(place, what), getattr(another, what)):
+                        raise ValueError(f"regions.{name}.{what}: it is that of {other}; each region has its own")
+        return self
 
     _written: Mapping[str, Mapping[str, Any]] = PrivateAttr(default_factory=dict)
 
@@ -125,6 +149,11 @@ def load(root: Path, environment: Mapping[str, str] = os.environ) -> Deployment:
         raise StartupError(f"{path}: {describe(error)}") from None
     deployment._written = document.get("plugins", {})
     return deployment
+
+
+def is_same(one: str, other: str) -> bool:
+    """Return whether two URLs of storage or keys name the same place."""
+    return one.rstrip("/").lower() == other.rstrip("/").lower()
 
 
 def describe(error: ValidationError) -> str:

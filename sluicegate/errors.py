@@ -16,6 +16,7 @@
     x ModelUnavailable      503: the model is not loaded or not reachable
     x FilterUnavailable     503: a filter cannot judge now, and the policy does not let text pass unfiltered
     x CredentialsUnavailable  503: who is calling cannot be checked now
+    x RegionNotConfigured   503: the deployment file no longer has the region that the account is in
     x AccountKeyUnavailable 503: the account's own encryption key cannot be reached; a ServiceError as well
       x AccountKeyRevoked   403: its owner does not let it be used
     x UpstreamError         an upstream's own status and code
@@ -182,6 +183,24 @@ class CredentialsUnavailable(ApiError):
     status = 503
     type = "server_error"
     default_code = "serviceUnavailable"
+
+
+class RegionNotConfigured(ApiError):
+    """The data of an account is in a region that the deployment file does not have any more, so nobody gets at it.
+
+    Args:
+        location: The account's.
+    """
+
+    status = 503
+    type = "server_error"
+    default_code = "RegionNotConfigured"
+
+    def __init__(self, location: str) -> None:
+        super().__init__(
+            f"The data of this resource is in the region {location!r}, which this deployment does not have configured: "
+            "nothing of it is served or can be read until its operator configures the region again."
+        )
 
 
 class UpstreamError(ApiError):

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import anyio
 
+from sluicegate.accounts import Account
 from sluicegate.call import Call
 from sluicegate.config import Pipeline as Stages
 from sluicegate.errors import (
@@ -43,15 +44,20 @@ class Pipeline:
     """The stages of this deployment; one object per worker.
 
     Args:
+        vault_of: Returns the vault in which an account's data is.
         may_keep: Returns whether content of an account may be kept, as is known when an exchange is over.
     """
 
     def __init__(
-        self, plugins: Plugins, stages: Stages, vault: Vault, may_keep: Callable[[str], Awaitable[bool]] | None = None
+        self,
+        plugins: Plugins,
+        stages: Stages,
+        vault_of: Callable[[Account], Vault],
+        may_keep: Callable[[str], Awaitable[bool]] | None = None,
     ) -> None:
         self._plugins = plugins
         self._stages = stages
-        self._vault = vault
+        self._vault_of = vault_of
         self._may_keep = may_keep
         self._retaining: set[asyncio.Task[None]] = set()
 
@@ -210,7 +216,7 @@ class Pipeline:
     async def _retain(self, call: Call) -> None:
         if not self._stages.retain or not call.account.content_logging:
             return
-        task = asyncio.create_task(self._retain_all(call.exchange()))
+        task = asyncio.create_task(self._retain_all(self._vault_of(call.account), call.exchange()))
         self._retaining.add(task)
         task.add_done_callback(self._retaining.discard)
         # Shielded twice, from anyio's cancellation and from asyncio's: a caller who leaves must not decide what is kept.
@@ -222,10 +228,10 @@ class Pipeline:
                 if call.outcome is not Outcome.ABANDONED:
                     raise
 
-    async def _retain_all(self, exchange: Exchange) -> None:
+    async def _retain_all(self, vault: Vault, exchange: Exchange) -> None:
         failed: PluginFailed | AccountKeyUnavailable | None = None
         for step in self._stages.retain:
-            store = self._vault.store(exchange.account, step.plugin)
+            store = vault.store(exchange.account, step.plugin)
             try:
                 async with asyncio.timeout(RETAIN_S):
                     # An answer takes its time, and its account may have been let off storage meanwhile.

@@ -160,7 +160,12 @@ class Tenants:
         Raises:
             BlobChanged: It was restored meanwhile.
         """
-        left = {"name": tenant.id, "deleted": True, "purged_at": self._now().isoformat()}
+        left = {
+            "name": tenant.id,
+            "location": tenant.location,
+            "deleted": True,
+            "purged_at": self._now().isoformat(),
+        }
         await self._documents.put(tenant.id, left, etag=tenant.etag)
         self._accounts.forget(tenant.id)
         for kind in ("deployment", "raipolicy", "raiblocklist"):

@@ -185,7 +185,7 @@ class Assembly:
                 steps.setdefault(stage, []).append(Step(plugin=name, required=use.required))
         pipeline = Stages.model_validate({"authenticate": [], **steps})
         self.plugins = _loaded(named, settings, pipeline)
-        self.pipeline = Pipeline(self.plugins, pipeline, self.vault, may_keep)
+        self.pipeline = Pipeline(self.plugins, pipeline, lambda _: self.vault, may_keep)
 
     def call(self, request: str | Request) -> Call:
         """Return a call of the fake model, ready for ``pipeline.chunks`` or ``pipeline.embeddings``."""
