@@ -130,7 +130,8 @@ def _check(_: argparse.Namespace) -> int:
 
     async def look() -> None:
         try:
-            await gate.weaknesses.check()
+            for region in gate.regions:
+                await region.weaknesses.check()
         finally:
             await gate.shutdown()
 
@@ -188,8 +189,10 @@ def _modified_filters(arguments: argparse.Namespace) -> int:
     async def decide() -> None:
         gate = Sluicegate(ROOT)
         try:
+            account = await gate.accounts.get(arguments.account)
+            region = gate.regions.home if account is None else await gate.region(account.location)
             await modified_filters.set_approval(
-                gate.accounts, gate.audit, arguments.account, approved=arguments.approve, reason=arguments.reason
+                gate.accounts, region.audit, arguments.account, approved=arguments.approve, reason=arguments.reason
             )
         finally:
             await gate.shutdown()
@@ -205,7 +208,11 @@ def _receipts(arguments: argparse.Namespace) -> int:
     async def save() -> int:
         gate = Sluicegate(ROOT)
         try:
-            return await receipts.save_receipts(gate.receipts, arguments.save)
+            status = 0
+            for region in gate.regions:
+                folder = arguments.save if region is gate.regions.home else arguments.save / region.name
+                status = max(status, await receipts.save_receipts(region.receipts, folder))
+            return status
         except OSError as error:
             raise SluicegateError(f"{arguments.save}: cannot be written to: {error.strerror}") from None
         finally:

@@ -353,7 +353,5 @@ class Sluicegate:
     async def _reasons(self) -> list[str]:
         found = await asyncio.gather(*(region.degraded() for region in self.regions))
         return [
-            self.regions.told(region, line)
-            for region, lines in zip(self.regions, found, strict=True)
-            for line in lines
+            self.regions.told(region, line) for region, lines in zip(self.regions, found, strict=True) for line in lines
         ]

@@ -116,7 +116,9 @@ class Deployment(_Section):
         places = [(self.region, self), *self.regions.items()]
         for number, (name, place) in enumerate(places):
             if number and (not _REGION.fullmatch(name) or name == self.region):
-                raise ValueError("regions: a name has lower-case letters, digits and hyphens, and is not the home region's")
+                raise ValueError(
+                    "regions: a name has lower-case letters, digits and hyphens, and is not the home region's"
+                )
             for other, another in places[:number]:
                 for what in ("storage", "keys"):
                     if is_same(getattr(place, what), getattr(another, what)):

@@ -115,7 +115,7 @@ def _purge_later(root: Path, data: Path) -> None:
         gate = Sluicegate(root, settings, now=lambda: utc_now() + timedelta(days=CEILING_DAYS))
         try:
             await gate.purge()
-            await save_receipts(gate.receipts, data / "receipts", io.StringIO())
+            await save_receipts(gate.regions.home.receipts, data / "receipts", io.StringIO())
         finally:
             await gate.shutdown()
 

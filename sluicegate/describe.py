@@ -46,7 +46,7 @@ async def _of_account(gate: Sluicegate, name: str) -> AsyncIterator[str]:
     account = await gate.accounts.get(name)
     if account is None:
         raise StartupError(f"there is no account {name!r}")
-    yield f"Account {name}, location {account.location}."
+    yield f"Account {name}, location {account.location}: {_place(gate, account.location)}."
     yield ""
     yield "1. Who is calling"
     roles = [
@@ -100,6 +100,14 @@ async def _of_deployment(gate: Sluicegate, account: Account, deployment: Deploym
     return [*lines, f"       {_blocks(policy, Source.PROMPT)}; {_blocks(policy, Source.COMPLETION)}"]
 
 
+def _place(gate: Sluicegate, location: str) -> str:
+    deployment = gate.deployment
+    place = deployment if location == deployment.region else deployment.regions.get(location)
+    if place is None:
+        return "a region that is not configured, so nothing of it is served, read or purged"
+    return f"what is kept of it is in {_kind(place.storage)} under keys in {_kind(place.keys)}, and nowhere else"
+
+
 async def with_accounts(gate: Sluicegate) -> str:
     """Return what storage and keys add to the description, and close the app."""
     try:
@@ -111,12 +119,16 @@ async def with_accounts(gate: Sluicegate) -> str:
 async def _finality(gate: Sluicegate) -> list[str]:
     accepted = gate.deployment.accepted_weaknesses
     lines = [f"Accepted although deletion is less final by it: {', '.join(accepted) or 'nothing'}."]
-    try:
-        for sentence in await gate.weaknesses.found():
-            told = "said in every receipt" if name_of(sentence) in accepted else "not accepted: the app does not start"
-            lines.append(f"   - {sentence} ({told})")
-    except SluicegateError as error:
-        lines.append(f"   - whether anything else is, storage and keys cannot be asked ({type(error).__name__})")
+    for region in gate.regions:
+        try:
+            for sentence in await region.weaknesses.found():
+                told = (
+                    "said in every receipt" if name_of(sentence) in accepted else "not accepted: the app does not start"
+                )
+                lines.append(f"   - {gate.regions.told(region, sentence)} ({told})")
+        except SluicegateError as error:
+            unknown = f"whether anything else is, storage and keys cannot be asked ({type(error).__name__})"
+            lines.append(f"   - {gate.regions.told(region, unknown)}")
     return lines
 
 
@@ -140,6 +152,8 @@ async def _accounts(gate: Sluicegate) -> list[str]:
 def _lines(gate: Sluicegate) -> Iterator[str]:
     deployment = gate.deployment
     yield f"Region {deployment.region}. Storage: {_kind(deployment.storage)}. Keys: {_kind(deployment.keys)}."
+    for name, place in deployment.regions.items():
+        yield f"Region {name}, for accounts that are located there. Storage: {_kind(place.storage)}. Keys: {_kind(place.keys)}."
     yield "Every request goes through these stages, in this order:"
     for number, (stage, title) in enumerate(_STAGES, 1):
         steps: tuple[Step, ...] = getattr(deployment.pipeline, stage)

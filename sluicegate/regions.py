@@ -99,7 +99,9 @@ class Region:
     async def close(self) -> None:
         """Release storage, keys, customers' vaults and sinks; what fails does not keep the others open."""
         closing = (self._publisher.close, self.blobs.close, self.data_keys.close, self._keys.close)
-        failed = [each for each in await asyncio.gather(*(close() for close in closing), return_exceptions=True) if each]
+        failed = [
+            each for each in await asyncio.gather(*(close() for close in closing), return_exceptions=True) if each
+        ]
         if failed:
             raise failed[0]
 

@@ -109,7 +109,7 @@ async def names(blobs, container):
 
 async def keep_one(app, blobs):
     await app.accounts.create("contoso", location="local")
-    await app.vault.store("contoso", "keep_encrypted").keep("one", b"")
+    await app.regions.home.vault.store("contoso", "keep_encrypted").keep("one", b"")
     assert await blobs.containers("ret-") == ("ret-20260101",)
 
 
@@ -120,7 +120,7 @@ async def left_by(app):
 
 
 async def actions(app):
-    return [entry.event.action async for entry in app.audit.entries()]
+    return [entry.event.action async for entry in app.regions.home.audit.entries()]
 
 
 async def test_the_log_is_published_once_a_day_in_its_own_storage_and_in_the_sinks(
@@ -136,7 +136,7 @@ async def test_the_log_is_published_once_a_day_in_its_own_storage_and_in_the_sin
     assert await names(elsewhere, "checkpoints") == ["sluicegate/local/20260101", "sluicegate/local/20260102"]
     published = json.loads((await elsewhere.get("checkpoints", "sluicegate/local/20260102")).data)
     check_signature(read_checkpoint(published["checkpoint"]), published["public_key"])
-    assert published["public_key"] == await app.audit.key.public()
+    assert published["public_key"] == await app.regions.home.audit.key.public()
     assert (await actions(app)).count("checkpoint.publish") == 4
     assert caplog.text.count("audit checkpoint {") == 2
 
@@ -196,7 +196,7 @@ async def cut_off(blobs):
 
 async def test_an_end_of_the_log_that_was_cut_off_is_noticed_by_what_a_sink_has(open_app, blobs, sink, clock):
     app = open_app(sink)
-    await app.audit.append(Event("contoso/officer", "retained.read", "contoso"))
+    await app.regions.home.audit.append(Event("contoso/officer", "retained.read", "contoso"))
     await app.purge()
     for _ in range(2):
         await cut_off(blobs)
@@ -214,7 +214,7 @@ async def test_an_end_of_the_log_that_was_cut_off_is_noticed_by_what_a_sink_has(
 
 async def test_a_history_that_was_rewritten_is_noticed_by_what_a_sink_has(open_app, blobs, sink, clock):
     app = open_app(sink)
-    await app.audit.append(Event("contoso/officer", "retained.read", "contoso"))
+    await app.regions.home.audit.append(Event("contoso/officer", "retained.read", "contoso"))
     await app.purge()
     for container in (LOG, TREE, "audit-checkpoints", "checkpoints-sent"):
         await blobs.drop(container)
@@ -268,5 +268,5 @@ async def test_receipts_are_issued_by_the_app(open_app, blobs, clock):
 
     await app.purge()
 
-    receipts = [receipt.document async for receipt in app.receipts.every()]
+    receipts = [receipt.document async for receipt in app.regions.home.receipts.every()]
     assert "20260101" in [receipt["subject"] for receipt in receipts]

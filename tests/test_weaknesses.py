@@ -149,12 +149,12 @@ async def test_what_is_accepted_is_in_every_receipt(gate_with, clock):
     gate = gate_with([SOFT], [PROTECTED], accepted=[name_of(SOFT), name_of(PROTECTED)])
     await gate.start()
     await gate.accounts.create("contoso", location="local")
-    await gate.vault.store("contoso", "base").keep("one", b"")
+    await gate.regions.home.vault.store("contoso", "base").keep("one", b"")
     clock.advance(timedelta(days=30))
 
     await gate.purge()
 
-    receipts = [receipt async for receipt in gate.receipts.every()]
+    receipts = [receipt async for receipt in gate.regions.home.receipts.every()]
     assert receipts
     for receipt in receipts:
         assert set(json.loads(receipt.data)["weaknesses"]) >= {SOFT, PROTECTED}

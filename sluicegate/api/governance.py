@@ -24,6 +24,7 @@ from sluicegate.audit_entries import Event
 from sluicegate.errors import ApiError, BlobNotFound, InvalidRequest, NotFound, PurgeIncomplete
 from sluicegate.export import export as export_lines
 from sluicegate.plugins import log_failure
+from sluicegate.regions import Region
 from sluicegate.types import OfAccount, OfRecord, OfUser, Principal
 from sluicegate.vault import Record, Store
 
@@ -37,6 +38,7 @@ class _Incoming:
     http: HttpRequest
     principal: Principal
     account: Account
+    region: Region
 
     def query(self, name: str) -> str | None:
         return self.http.query_params.get(name) or None
@@ -56,7 +58,7 @@ class _Incoming:
         name = self.query("plugin") or (steps[0].plugin if steps else "")
         if name not in self.gate.plugins.configured("retain"):
             raise InvalidRequest("No plugin of this deployment retains under that name.", param="plugin")
-        return name, self.gate.vault.store(self.account.name, name)
+        return name, self.region.vault.store(self.account.name, name)
 
     async def note(self, action: str, subject: str | None) -> Event:
         """Write who does what, to what, and why; nothing happens unless this is durable."""
@@ -73,7 +75,7 @@ class _Incoming:
                 "Invalid 'reason' or id: use at most 200 letters, digits, spaces and ._:/#()+-, such as a ticket's number.",
                 param="reason",
             ) from None
-        await self.gate.audit.append(event)
+        await self.region.audit.append(event)
         return event
 
 
@@ -132,9 +134,9 @@ async def delete_retained(gate: Sluicegate, http: HttpRequest) -> Response:
         event = await incoming.note("retained.delete", subject)
         try:
             deleted = await retention.delete(
-                gate.vault,
+                incoming.region.vault,
                 gate.plugins,
-                gate.receipts,
+                incoming.region.receipts,
                 incoming.account.name,
                 scope,
                 actor=event.actor,
@@ -160,7 +162,7 @@ async def export(gate: Sluicegate, http: HttpRequest) -> Response:
     async def work(incoming: _Incoming) -> Response:
         user = incoming.user()
         await incoming.note("retained.export", user)
-        lines = _to_its_end(export_lines(gate.vault, incoming.account.name, user=user))
+        lines = _to_its_end(export_lines(incoming.region.vault, incoming.account.name, user=user))
         return StreamingResponse(lines, media_type="application/x-ndjson")
 
     return await _governed(gate, http, "retained.export", work)
@@ -174,7 +176,7 @@ async def list_audit(gate: Sluicegate, http: HttpRequest) -> Response:
         if before is not None and not (before.isascii() and before.isdecimal()):
             raise InvalidRequest("Invalid 'before': expected the 'seq' of an entry.", param="before")
         entries: list[dict[str, Any]] = []
-        async for entry in gate.audit.newest(int(before) if before else None):
+        async for entry in incoming.region.audit.newest(int(before) if before else None):
             if entry.event.account == incoming.account.name:
                 entries.append(entry.document)
             if len(entries) > limit:
@@ -190,7 +192,8 @@ async def list_receipts(gate: Sluicegate, http: HttpRequest) -> Response:
     async def work(incoming: _Incoming) -> Response:
         limit, after = incoming.limit(), incoming.query("after") or ""
         of_both = [
-            await gate.receipts.list(account, limit=limit + 1, after=after) for account in (incoming.account.name, None)
+            await incoming.region.receipts.list(account, limit=limit + 1, after=after)
+            for account in (incoming.account.name, None)
         ]
         found = sorted((receipt for receipts in of_both for receipt in receipts), key=lambda receipt: receipt.id)
         page = found[:limit]
@@ -212,7 +215,7 @@ async def get_receipt(gate: Sluicegate, http: HttpRequest) -> Response:
     async def work(incoming: _Incoming) -> Response:
         for account in (incoming.account.name, None):
             with suppress(BlobNotFound):
-                receipt = await gate.receipts.get(account, http.path_params["receipt"])
+                receipt = await incoming.region.receipts.get(account, http.path_params["receipt"])
                 return Response(receipt.data, media_type="application/json")
         raise NotFound("There is no such receipt.", param="receipt")
 
@@ -220,22 +223,22 @@ async def get_receipt(gate: Sluicegate, http: HttpRequest) -> Response:
 
 
 async def get_checkpoint(gate: Sluicegate, http: HttpRequest) -> Response:
-    """Return a checkpoint of the whole audit log, signed now, and the public key that checks it and newer receipts.
+    """Return a checkpoint of the whole audit log of the account's region, signed now, and the public key that checks it and newer receipts.
 
     With ``since``, the size of an earlier one, ``consistency`` is the path that proves that the log continues it.
     """
 
     async def work(incoming: _Incoming) -> Response:
         since = incoming.query("since")
-        checkpoint = await gate.audit.checkpoint()
+        checkpoint = await incoming.region.audit.checkpoint()
         answer: dict[str, Any] = {
             "checkpoint": checkpoint.document,
-            "public_key": await gate.audit.key.public(checkpoint.key_id),
+            "public_key": await incoming.region.audit.key.public(checkpoint.key_id),
         }
         if since is not None:
             if not since.isascii() or not since.isdecimal() or not 1 <= int(since) <= checkpoint.size:
                 raise InvalidRequest("Invalid 'since': expected the size of an earlier checkpoint.", param="since")
-            path = await gate.audit.consistency(int(since), checkpoint.size)
+            path = await incoming.region.audit.consistency(int(since), checkpoint.size)
             answer["consistency"] = [b64encode(each).decode() for each in path]
         return JSONResponse(answer)
 
@@ -248,7 +251,8 @@ async def _governed(gate: Sluicegate, http: HttpRequest, operation: str, work: _
         account = await gate.accounts.get(principal.account)
         if account is None:
             raise NotFound("The account does not exist.")
-        return await work(_Incoming(gate, http, principal, account))
+        region = await gate.region(account.location)
+        return await work(_Incoming(gate, http, principal, account, region))
 
     return await answered(gate, http, for_officer)
 

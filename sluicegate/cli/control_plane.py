@@ -365,7 +365,8 @@ async def _change_role(
     tenant = await _ask(gate, "GET", _account(arguments))
     account = tenant["name"].lower()
     subject = f"{arguments.identity}/{arguments.role}"
-    await gate.audit.append(Event("deployment/command-line", action, account=account, subject=subject))
+    region = await gate.region(tenant["location"])
+    await region.audit.append(Event("deployment/command-line", action, account=account, subject=subject))
     await change(account, arguments.identity, Role(arguments.role))
     return await _list_roles(gate, arguments)
 

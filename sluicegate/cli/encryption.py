@@ -41,11 +41,12 @@ async def set_encryption(gate: Sluicegate, arguments: argparse.Namespace) -> str
     """
     try:
         event = Event(ACTOR, "encryption.change", account=arguments.account, reason=arguments.reason)
-        if await gate.accounts.get(arguments.account) is None:
+        account = await gate.accounts.get(arguments.account)
+        if account is None:
             raise StartupError(f"there is no account {arguments.account!r}")
         encryption = None if arguments.none else _encryption(arguments)
         await gate.prove_encryption(encryption)
-        await gate.audit.append(event)
+        await (await gate.region(account.location)).audit.append(event)
         await gate.accounts.set_encryption(arguments.account, encryption)
     except ValueError as error:
         raise StartupError(str(error)) from None

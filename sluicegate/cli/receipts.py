@@ -29,7 +29,13 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--key", type=Path, required=True, help=f"the public key, such as {PUBLIC} beside saved receipts"
     )
     save = commands.add_parser("receipts", help="save all receipts, and the public key to check them with")
-    save.add_argument("--save", type=Path, required=True, metavar="DIR", help="the folder to write to")
+    save.add_argument(
+        "--save",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the folder to write to; those of further regions go to a folder in it by the region's name",
+    )
 
 
 def verify_receipt_command(arguments: argparse.Namespace, out: TextIO | None = None) -> int:

@@ -128,7 +128,7 @@ async def delete(incoming: Incoming) -> Response:
         incoming.check_condition(None)
         return Response(status_code=204)
     incoming.check_condition(found.etag)
-    await incoming.note("account.delete", found.id)
+    await incoming.note("account.delete", found.id, at=found.location)
     await incoming.gate.tenants.delete(found)
     return Response(status_code=200)
 
@@ -147,7 +147,7 @@ async def list_deleted(incoming: Incoming) -> Response:
 async def purge(incoming: Incoming) -> Response:
     """Purge a deleted account: everything of it is gone when this returns, but its name, which stays reserved."""
     found = await _deleted(incoming)
-    await incoming.note("account.purge", found.id)
+    await incoming.note("account.purge", found.id, at=found.location)
     await incoming.gate.purge_account(found, actor=incoming.actor)
     return Response(status_code=200)
 
@@ -156,7 +156,7 @@ async def list_keys(incoming: Incoming) -> Response:
     """Return both API keys."""
     found = await incoming.tenant()
     _check_local_auth(found)
-    await incoming.note("account.list-keys", found.id)
+    await incoming.note("account.list-keys", found.id, at=found.location)
     return JSONResponse(await _keys(incoming, found))
 
 
@@ -170,7 +170,7 @@ async def regenerate_key(incoming: Incoming) -> Response:
     found = await incoming.tenant()
     _check_local_auth(found)
     slot = body.key_name.lower()
-    await incoming.note("account.regenerate-key", f"{found.id}/{slot}")
+    await incoming.note("account.regenerate-key", f"{found.id}/{slot}", at=found.location)
     await incoming.gate.accounts.regenerate_key(found.id, slot)
     return JSONResponse(await _keys(incoming, found))
 
@@ -224,7 +224,7 @@ async def _create(incoming: Incoming, body: AccountBody, location: str, left: Te
     if body.properties.restore:
         raise InvalidRequest("There is no deleted account of this name to restore.", code="CannotRestore")
     await _prove(incoming, body)
-    await incoming.note("account.create", incoming.params["account"].lower())
+    await incoming.note("account.create", incoming.params["account"].lower(), at=location)
     created = await incoming.gate.tenants.create(
         incoming.scope, location, _resource(incoming, body), body.properties.api_properties.retention_days, instead=left
     )
@@ -233,7 +233,7 @@ async def _create(incoming: Incoming, body: AccountBody, location: str, left: Te
 
 async def _update(incoming: Incoming, body: AccountBody, found: Tenant) -> Response:
     await _prove(incoming, body)
-    await incoming.note("account.update", found.id)
+    await incoming.note("account.update", found.id, at=found.location)
     changed = await incoming.gate.tenants.update(
         found, _resource(incoming, body), body.properties.api_properties.retention_days
     )
@@ -255,7 +255,7 @@ async def _encrypted(incoming: Incoming, body: AccountBody, tenant: Tenant) -> T
     wanted = customer_key(body.properties.encryption)
     if wanted == customer_key(tenant.encryption):
         return tenant
-    await incoming.note("encryption.change", tenant.id)
+    await incoming.note("encryption.change", tenant.id, at=tenant.location)
     await incoming.gate.accounts.set_encryption(tenant.id, body.properties.encryption)
     return await incoming.tenant()
 
@@ -267,7 +267,7 @@ async def _restore(incoming: Incoming, body: AccountBody, found: Tenant) -> Resp
             code="FlagMustBeSetForRestore",
         )
     await _prove(incoming, body)
-    await incoming.note("account.restore", found.id)
+    await incoming.note("account.restore", found.id, at=found.location)
     restored = await incoming.gate.tenants.restore(
         found, _resource(incoming, body), body.properties.api_properties.retention_days
     )

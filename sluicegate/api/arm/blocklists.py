@@ -33,7 +33,7 @@ async def put(incoming: Incoming) -> Response:
     found = await _find(incoming, tenant)
     incoming.check_condition(None if found is None else found.etag)
     properties = properties_of(await incoming.json()) or {}
-    await incoming.note("blocklist.write", f"{tenant.id}/{incoming.params['blocklist']}")
+    await incoming.note("blocklist.write", f"{tenant.id}/{incoming.params['blocklist']}", at=tenant.location)
     written = await incoming.gate.policies.put_list(
         tenant.id, incoming.params["blocklist"], properties, etag=None if found is None else found.etag
     )
@@ -60,7 +60,7 @@ async def delete(incoming: Incoming) -> Response:
     found = await _find(incoming, tenant)
     incoming.check_condition(None if found is None else found.etag)
     if found is not None:
-        await incoming.note("blocklist.delete", f"{tenant.id}/{found.name}")
+        await incoming.note("blocklist.delete", f"{tenant.id}/{found.name}", at=tenant.location)
         await incoming.gate.policies.delete_list(tenant.id, incoming.params["blocklist"], etag=found.etag)
     return Response(status_code=204)
 
@@ -71,7 +71,7 @@ async def put_item(incoming: Incoming) -> Response:
     await _existing(incoming, tenant)
     name = incoming.params["item"]
     properties = properties_of(await incoming.json())
-    await incoming.note("blocklist.write", f"{tenant.id}/{incoming.params['blocklist']}")
+    await incoming.note("blocklist.write", f"{tenant.id}/{incoming.params['blocklist']}", at=tenant.location)
     written = await incoming.gate.policies.change_items(tenant.id, incoming.params["blocklist"], put={name: properties})
     return JSONResponse(_item(incoming, tenant, written, name))
 
@@ -100,7 +100,7 @@ async def delete_item(incoming: Incoming) -> Response:
     tenant = await incoming.tenant()
     found = await _find(incoming, tenant)
     if found is not None and incoming.params["item"] in found.content["items"]:
-        await incoming.note("blocklist.write", f"{tenant.id}/{found.name}")
+        await incoming.note("blocklist.write", f"{tenant.id}/{found.name}", at=tenant.location)
         await incoming.gate.policies.change_items(
             tenant.id, incoming.params["blocklist"], delete=[incoming.params["item"]]
         )
@@ -112,7 +112,7 @@ async def add_items(incoming: Incoming) -> Response:
     tenant = await incoming.tenant()
     await _existing(incoming, tenant)
     items = _validated(_ITEMS, await read_body(incoming.http, MAX_BODY_BYTES))
-    await incoming.note("blocklist.write", f"{tenant.id}/{incoming.params['blocklist']}")
+    await incoming.note("blocklist.write", f"{tenant.id}/{incoming.params['blocklist']}", at=tenant.location)
     written = await incoming.gate.policies.change_items(
         tenant.id, incoming.params["blocklist"], put={item.name: item.properties for item in items}
     )
@@ -124,7 +124,7 @@ async def delete_items(incoming: Incoming) -> Response:
     tenant = await incoming.tenant()
     await _existing(incoming, tenant)
     names = _validated(_NAMES, await read_body(incoming.http, MAX_BODY_BYTES))
-    await incoming.note("blocklist.write", f"{tenant.id}/{incoming.params['blocklist']}")
+    await incoming.note("blocklist.write", f"{tenant.id}/{incoming.params['blocklist']}", at=tenant.location)
     await incoming.gate.policies.change_items(tenant.id, incoming.params["blocklist"], delete=frozenset(names))
     return Response(status_code=204)
 

@@ -101,7 +101,7 @@ async def delete(incoming: Incoming) -> Response:
     incoming.check_condition(None if found is None else found.etag)
     if found is None:
         return Response(status_code=204)
-    await incoming.note("deployment.delete", f"{tenant.id}/{found.name}")
+    await incoming.note("deployment.delete", f"{tenant.id}/{found.name}", at=tenant.location)
     await incoming.gate.deployments.delete(tenant.id, found.name, etag=found.etag)
     return Response(status_code=200)
 
@@ -185,7 +185,7 @@ async def _write(incoming: Incoming, tenant: Tenant, body: DeploymentBody, found
         body.properties.rai_policy_name,
         body.sku.capacity,
     )
-    await incoming.note("deployment.write", f"{tenant.id}/{name}")
+    await incoming.note("deployment.write", f"{tenant.id}/{name}", at=tenant.location)
     return await incoming.gate.deployments.put(
         tenant.id, deployment, content, etag=None if found is None else found.etag
     )

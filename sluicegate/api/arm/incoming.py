@@ -108,9 +108,14 @@ class Incoming:
         """Who is calling, as the audit log has it."""
         return f"{self.principal.account or 'deployment'}/{self.principal.name}"
 
-    async def note(self, action: str, subject: str) -> None:
-        """Write into the audit log who changed what."""
-        await self.gate.audit.append(Event(self.actor, action, account=subject.partition("/")[0], subject=subject))
+    async def note(self, action: str, subject: str, *, at: str) -> None:
+        """Write into the audit log who changed what.
+
+        Args:
+            at: The account's location.
+        """
+        region = await self.gate.region(at)
+        await region.audit.append(Event(self.actor, action, account=subject.partition("/")[0], subject=subject))
 
     # --- answers -----------------------------------------------------------------------------------------------------
 

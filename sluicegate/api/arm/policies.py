@@ -22,7 +22,7 @@ async def put(incoming: Incoming) -> Response:
     found = await _find(incoming, tenant)
     incoming.check_condition(None if found is None else found.etag)
     properties = properties_of(await incoming.json())
-    await incoming.note("policy.write", f"{tenant.id}/{incoming.params['policy']}")
+    await incoming.note("policy.write", f"{tenant.id}/{incoming.params['policy']}", at=tenant.location)
     written = await incoming.gate.policies.put_policy(
         tenant.id, incoming.params["policy"], properties, etag=None if found is None else found.etag
     )
@@ -55,7 +55,7 @@ async def delete(incoming: Incoming) -> Response:
     found = await _find(incoming, tenant)
     incoming.check_condition(None if found is None else found.etag)
     if found is not None:
-        await incoming.note("policy.delete", f"{tenant.id}/{found.name}")
+        await incoming.note("policy.delete", f"{tenant.id}/{found.name}", at=tenant.location)
         await incoming.gate.policies.delete_policy(tenant.id, incoming.params["policy"], etag=found.etag)
     # What the client takes for done at once, whether there was something to delete or not.
     return Response(status_code=204)
