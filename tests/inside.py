@@ -1,0 +1,144 @@
+"""The app inside the test's own process, called over HTTP without a socket: for tests that look at its storage meanwhile."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sluicegate.api import chat, data_plane, governance
+from sluicegate.api.arm import routing
+from sluicegate.app import Sluicegate
+from sluicegate.deployments import Deployment
+from sluicegate.requests import ChatRequest
+from sluicegate.types import Role, utc_now
+from tests.conftest import ROOT
+from tests.wire.serving import SITE
+
+FILE = """
+storage = {storage}
+keys = {keys}
+region = "local"
+installed = ["scripted_model"]
+{more}
+{regions}
+[pipeline]
+authenticate = ["api_keys"]
+pre_filter = ["blocklists"]
+models = ["scripted_model"]
+post_filter = ["blocklists"]
+retain = ["keep_encrypted"]
+"""
+SUBSCRIPTION = "00000000-1111-2222-3333-444444444444"
+GROUP = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/all/providers/Microsoft.CognitiveServices"
+ARM = {"api-version": "2025-09-01"}
+REASON = {"reason": "ticket 4711"}
+COMPLETIONS = "/openai/v1/chat/completions"
+
+
+def open_app(
+    folder: Path, places: Mapping[str, tuple[str, str]], *, more: str = "", now: Callable[[], Any] = utc_now
+) -> Sluicegate:
+    """Return the app as one process has it.
+
+    Args:
+        folder: For the deployment file.
+        places: Storage and keys by region, the home region ``local`` first.
+        more: Further settings of the deployment file.
+    """
+    if str(SITE) not in sys.path:
+        sys.path.append(str(SITE))
+    home, *further = places.items()
+    regions = "\n".join(
+        f"[regions.{name}]\nstorage = {json.dumps(storage)}\nkeys = {json.dumps(keys)}"
+        for name, (storage, keys) in further
+    )
+    storage, keys = map(json.dumps, home[1])
+    path = folder / "deployment.toml"
+    path.write_text(FILE.format(storage=storage, keys=keys, regions=regions, more=more))
+    return Sluicegate(ROOT, {"SLUICEGATE_CONFIG": str(path)}, now=now)
+
+
+def folders(folder: Path, *regions: str) -> dict[str, tuple[str, str]]:
+    """Return places in folders, ``{region}/storage`` and ``{region}/keys``."""
+    return {name: (f"folder:{folder / name / 'storage'}", f"folder:{folder / name / 'keys'}") for name in regions}
+
+
+def client(gate: Sluicegate, api_key: str = "") -> httpx.AsyncClient:
+    """Return a client of the app, as httpx has it."""
+    transport = httpx.ASGITransport(Starlette(routes=_routes(gate)))
+    headers = {"api-key": api_key} if api_key else {}
+    return httpx.AsyncClient(transport=transport, base_url="http://gate", headers=headers)
+
+
+def _routes(gate: Sluicegate) -> list[Route]:
+    def route(method: str, path: str, work: Callable[..., Awaitable[Response]], *more: Any) -> Route:
+        async def endpoint(http: Request) -> Response:
+            return await work(gate, http, *more)
+
+        return Route(path, endpoint, methods=[method] if method else None)
+
+    retained = "/governance/retained"
+    return [
+        route("POST", COMPLETIONS, data_plane.generate, ChatRequest, chat),
+        route("POST", "/openai/deployments/{deployment}/chat/completions", data_plane.generate, ChatRequest, chat),
+        route("GET", retained, governance.list_retained),
+        route("DELETE", retained, governance.delete_retained),
+        route("GET", retained + "/{record}", governance.get_retained),
+        route("DELETE", retained + "/{record}", governance.delete_retained),
+        route("GET", "/governance/export", governance.export),
+        route("GET", "/governance/audit", governance.list_audit),
+        route("GET", "/governance/checkpoint", governance.get_checkpoint),
+        route("GET", "/governance/receipts", governance.list_receipts),
+        route("GET", "/governance/receipts/{receipt}", governance.get_receipt),
+        *(
+            route(method, "/subscriptions/{path:path}", routing.serve)
+            for method in ("GET", "PUT", "PATCH", "POST", "DELETE")
+        ),
+    ]
+
+
+class Tenant:
+    """An account with a deployment ``chat``, its caller, its officer and its operator; called through one process."""
+
+    def __init__(self, gate: Sluicegate, name: str, keys: Mapping[Role, str]) -> None:
+        self.gate = gate
+        self.name = name
+        self.keys = keys
+        self.caller, self.officer, self.operator = (client(gate, keys[role]) for role in keys)
+
+    @classmethod
+    async def create(cls, gate: Sluicegate, name: str, location: str) -> Tenant:
+        """Make it by the control plane."""
+        operator = await gate.accounts.issue_key(name, Role.OPERATOR, "operator")
+        body = {"location": location, "kind": "OpenAI", "sku": {"name": "S0"}, "properties": {}}
+        async with client(gate, operator) as http:
+            made = await http.put(f"{GROUP}/accounts/{name}", params=ARM, json=body)
+            assert made.status_code == 201, made.text
+        await gate.deployments.create(name, Deployment("chat", "rehearsal-chat"))
+        officer = await gate.accounts.issue_key(name, Role.OFFICER, "officer")
+        api_keys = await gate.accounts.api_keys(name)
+        return cls(gate, name, {Role.CALLER: api_keys["key1"], Role.OFFICER: officer, Role.OPERATOR: operator})
+
+    def by(self, gate: Sluicegate) -> Tenant:
+        """Return the same account, called through another process."""
+        return Tenant(gate, self.name, self.keys)
+
+    @property
+    def path(self) -> str:
+        """The account in the control plane."""
+        return f"{GROUP}/accounts/{self.name}"
+
+    async def say(self, words: str, *, user: str = "someone", stream: bool = False) -> httpx.Response:
+        """Have a chat; the model repeats what was said."""
+        messages = [{"role": "user", "content": words}]
+        body = {"model": "chat", "messages": messages, "user": user, "stream": stream}
+        return await self.caller.post(COMPLETIONS, json=body)
