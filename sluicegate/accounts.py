@@ -13,6 +13,7 @@ import hmac
 import json
 import re
 import secrets
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from typing import Any
 
 from sluicegate.customer_keys import CustomerKey, customer_key
 from sluicegate.day_layout import CEILING_DAYS
-from sluicegate.documents import Cache
+from sluicegate.documents import CACHE_ENTRIES, Cache
 from sluicegate.errors import BlobChanged, BlobExists, BlobNotFound, ServiceError
 from sluicegate.services import BlobStore, KeyService, WrappedKey
 from sluicegate.types import Principal, Role
@@ -90,6 +91,7 @@ class Accounts:
         self._blobs = blobs
         self._keys = keys
         self._accounts: Cache[Account | None] = Cache()
+        self._secrets: OrderedDict[str, tuple[Mapping[str, str], bytes]] = OrderedDict()
         self._principals: Cache[Principal | None] = Cache()
         self._roles: Cache[Mapping[str, frozenset[Role]]] = Cache()
 
@@ -274,7 +276,7 @@ class Accounts:
         document = json.loads((await self._blobs.get(CONTAINER, f"account/{name}")).data)
         if document.get("deleted"):
             raise BlobNotFound(f"account/{name}")
-        return document, await self._unwrapped(document["user_key"])
+        return document, await self._secret(name, document["user_key"])
 
     async def assign_role(self, account: str, identity: str, role: Role) -> None:
         """Let somebody from a directory act in an account.
@@ -336,8 +338,9 @@ class Accounts:
             return None
         document = await self._document(f"account/{name}")
         if document is None or document.get("deleted"):
+            self._secrets.pop(name, None)
             return None
-        user_key = await self._unwrapped(document["user_key"])
+        user_key = await self._secret(name, document["user_key"])
         properties = document.get("resource", {}).get("properties", {})
         return Account(
             name,
@@ -364,10 +367,18 @@ class Accounts:
         except (ServiceError, ValueError) as error:
             return error
 
-    async def _unwrapped(self, wrapped: Mapping[str, str]) -> bytes:
-        return await self._keys.unwrap(
+    async def _secret(self, name: str, wrapped: Mapping[str, str]) -> bytes:
+        """Return an account's secret, unwrapped once per process, so that the key service may be away afterwards."""
+        known = self._secrets.get(name)
+        if known is not None and known[0] == wrapped:
+            return known[1]
+        secret = await self._keys.unwrap(
             WrappedKey(wrapped["key_id"], wrapped["algorithm"], base64.b64decode(wrapped["ciphertext"]))
         )
+        self._secrets[name] = wrapped, secret
+        if len(self._secrets) > CACHE_ENTRIES:
+            self._secrets.popitem(last=False)
+        return secret
 
     async def _change(self, name: str, fields: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
         while True:
