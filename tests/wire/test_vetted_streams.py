@@ -231,3 +231,23 @@ def test_the_sdks_helper_for_streams_takes_the_frames(client):
         final = stream.get_final_completion()
 
     assert (final.choices[0].message.content, final.choices[0].finish_reason) == (LONG, "stop")
+
+
+# --- what is kept of it ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize("model", ["chat", "flowing"])
+def test_an_officer_reads_what_was_sent_and_what_was_withheld_and_nothing_beyond(filtered_server, http, model, stream):
+    response = http.post(path("v1", "chat/completions"), json=chat(*cut(HARMFUL, 40), model=model, stream=stream))
+
+    record = response.headers["x-request-id"]
+    headers = {"api-key": filtered_server.credentials["officer_key"]}
+    found = http.get(f"/governance/retained/{record}", params={"reason": "ticket 4711"}, headers=headers)
+    [answer] = found.json()["record"]["answers"]
+    sent = deltas(events(response.content)) if stream else response.json()["choices"][0]["message"]["content"]
+    assert (found.json()["record"]["outcome"], answer["finish_reason"]) == ("cut", "content_filter")
+    assert answer["text"] == sent
+    assert THREAT in answer["text"] + answer["withheld"]
+    assert HARMFUL.startswith(answer["text"] + answer["withheld"])
+    assert answer["content_filter_results"]["violence"]["filtered"]
