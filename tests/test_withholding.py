@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from sluicegate import retention
 from sluicegate.accounts import Accounts
 from sluicegate.audit import Audit
 from sluicegate.batch_writer import HEED
+from sluicegate.deployments import Deployment, Deployments
 from sluicegate.errors import PluginFailed, StorageUnavailable
 from sluicegate.receipts import Receipts
 from sluicegate.testing import Assembly, FakeModel, FrozenClock, MemoryKeys, MemoryStorage
@@ -22,6 +24,7 @@ from sluicegate.types import OfAccount
 from sluicegate.vault import Vault
 from tests.test_canary import spellings
 from tests.test_vault import Around, Gate
+from tests.wire.cues import play
 from tests.wire.serving import Server, records
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -238,6 +241,43 @@ async def test_what_such_an_account_says_is_found_nowhere(tmp_path):
         assert not any(spelling in content for spelling in spellings(canary)), path.relative_to(tmp_path)
     assert [path for path in (data / "storage").glob("ret-*/default/*") if path.name != "keep_encrypted"] == []
     assert list((data / "storage").glob("keyring-*/**/_*")) == []
+
+
+FILTERED = """
+storage = "%SLUICEGATE_STORAGE%"
+keys = "%SLUICEGATE_KEYS%"
+region = "local"
+installed = ["scripted_model"]
+
+[pipeline]
+authenticate = ["api_keys"]
+models = ["scripted_model"]
+post_filter = ["redact_pii"]
+retain = ["keep_encrypted"]
+
+[policies.personal]
+contentFilters = [{ name = "Personally Identifiable Information", source = "Completion", blocking = false }]
+"""
+
+
+@pytest.mark.parametrize("may_be_kept", [True, False])
+async def test_a_verdict_that_quotes_an_answer_is_kept_with_the_answer_or_not_at_all(tmp_path, may_be_kept):
+    data, deployment, canary = tmp_path / "data", tmp_path / "deployment.toml", f"canary{secrets.token_hex(8)}"
+    deployment.write_text(FILTERED)
+    with Server(data, deployment):
+        blobs = local_folder.open_storage(f"folder:{data / 'storage'}")
+        await Deployments(blobs).create("default", Deployment("personal", "rehearsal-chat", "personal"))
+        await blobs.close()
+    await set_content_logging(data, may_be_kept)
+
+    with Server(data, deployment) as server:
+        answer = ask(server, play(f"{canary} writes to bob@example.com"), model="personal").json()["choices"][0]
+
+    kept = json.dumps(await records(data))
+    assert canary in answer["content_filter_results"]["personally_identifiable_information"]["redacted_text"]
+    assert kept.count(f'"redacted_text": "{canary}') == may_be_kept
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or not any(spelling in path.read_bytes() for spelling in spellings(canary))
 
 
 def ask(server, text, **options):
