@@ -323,9 +323,26 @@ class Sluicegate:
                 left.append(self.regions.told(region, f"storage or keys cannot be reached ({type(error).__name__})"))
 
         await asyncio.gather(*map(purge_one, self.regions))
+        left += await self._purge_deleted()
         if left:
             raise PurgeIncomplete(left)
         return summaries
+
+    async def _purge_deleted(self) -> list[str]:
+        """Purge the accounts that can no longer be restored, and return which are not gone."""
+        try:
+            due = await self.tenants.due(self.now())
+        except SluicegateError as error:
+            return [f"deleted accounts ({type(error).__name__})"]
+        left: list[str] = []
+        for tenant in due:
+            try:
+                await self.purge_account(tenant, actor="timer/purge")
+            except PurgeIncomplete as error:
+                left += error.left
+            except SluicegateError as error:
+                left.append(f"deleted account {tenant.id!r} ({type(error).__name__})")
+        return left
 
     def _region(self, name: str, blobs: BlobStore, keys: KeyService) -> Region:
         return Region(

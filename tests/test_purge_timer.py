@@ -15,10 +15,13 @@ from sluicegate.audit import CONTAINER as LOG
 from sluicegate.audit_entries import Event
 from sluicegate.audit_tree import CONTAINER as TREE
 from sluicegate.checkpoints import check_signature, read_checkpoint
+from sluicegate.deployments import Deployment
 from sluicegate.errors import PurgeIncomplete, StartupError
 from sluicegate.first_run import use_embedded_settings
 from sluicegate.lease import CONTAINER as LEASES
+from sluicegate.tenants import RECOVERABLE, Scope
 from sluicegate.testing import FrozenClock
+from sluicegate.types import Role
 from tests.conftest import ROOT
 
 DAY = timedelta(days=1)
@@ -270,3 +273,25 @@ async def test_receipts_are_issued_by_the_app(open_app, blobs, clock):
 
     receipts = [receipt.document async for receipt in app.regions.home.receipts.every()]
     assert "20260101" in [receipt["subject"] for receipt in receipts]
+
+
+async def test_a_deleted_account_is_purged_when_it_can_no_longer_be_restored(open_app, clock):
+    app = open_app()
+    resource = {
+        "name": "contoso", "subscription": "s", "group": "g", "kind": "OpenAI", "sku": {}, "tags": {}, "properties": {},
+    }  # fmt: skip
+    created = await app.tenants.create(Scope("s", "g"), "local", resource, 30, instead=None)
+    await app.deployments.create("contoso", Deployment("chat", "embedded"))
+    await app.accounts.assign_role("contoso", "oid", Role.CALLER)
+    await app.tenants.delete(created)
+
+    clock.advance(RECOVERABLE - HOUR)
+    await app.purge()
+    assert not (await app.tenants.get("contoso")).is_purged
+    clock.advance(HOUR)
+    await app.purge()
+
+    assert (await app.tenants.get("contoso")).is_purged
+    assert await app.deployments.documents("contoso").names() == []
+    assert await app.accounts.roles_in("contoso") == {}
+    assert len(await app.regions.home.receipts.list("contoso")) == 1
