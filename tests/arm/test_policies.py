@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import openai
 import pytest
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 from azure.mgmt.cognitiveservices.models import (
@@ -130,3 +131,19 @@ def test_of_many_items_all_or_none_are_added(client, name, created):
         client.rai_blocklist_items.batch_add(GROUP, name, "Names", bad)
 
     assert list(client.rai_blocklist_items.list(GROUP, name, "Names")) == []
+
+
+def test_a_prompt_that_hits_the_accounts_list_is_refused_as_azure_does(client, server, name, created):
+    client.rai_blocklists.create_or_update(GROUP, name, "Names", RaiBlocklist(properties=RaiBlocklistProperties()))
+    client.rai_blocklist_items.create_or_update(GROUP, name, "Names", "one", item(r"night\w+r", is_regex=True))
+    uses = [CustomBlocklistConfig(blocklist_name="Names", blocking=True, source="Prompt")]
+    client.rai_policies.create_or_update(GROUP, name, "Listed", policy(custom_blocklists=uses))
+    client.deployments.begin_create_or_update(GROUP, name, "chat", deployment(rai_policy_name="Listed")).result()
+    keys = client.accounts.list_keys(GROUP, name)
+    sdk = openai.AzureOpenAI(azure_endpoint=server.endpoint, api_key=keys.key1, api_version="2024-10-21")
+
+    with pytest.raises(openai.BadRequestError) as refused:
+        sdk.chat.completions.create(model="chat", messages=[{"role": "user", "content": "Who is nightwalker?"}])
+
+    verdict = refused.value.body["innererror"]["content_filter_result"]["custom_blocklists"]
+    assert verdict == {"filtered": True, "details": [{"filtered": True, "id": "Names"}]}
