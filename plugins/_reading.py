@@ -10,11 +10,28 @@ import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 
+from sluicegate.requests import ChatRequest, GenerationRequest
+
 _ESCAPE = re.compile(r"\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})|\\u([0-9a-f]{4})|\\(.)", re.DOTALL | re.IGNORECASE)
 _HALF_ESCAPE = re.compile(
     r"\\(?:u(?:[0-9a-f]{0,3}|d[89ab][0-9a-f]{2}(?:\\(?:u(?:d(?:[c-f][0-9a-f]?)?)?)?)?)?)?\Z", re.IGNORECASE
 )
 _ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+
+
+def is_json(channel: str, request: GenerationRequest) -> bool | None:
+    """Return whether a channel of an answer is JSON; None where that shows in how it begins.
+
+    Arguments of a function are JSON, those of a custom tool need not be.
+
+    Args:
+        channel: As :func:`sluicegate.streams.hold_back` names it.
+    """
+    if channel != "text":
+        return None if channel.endswith(".arguments") else False
+    if not isinstance(request, ChatRequest) or request.response_format is None:
+        return False
+    return request.response_format.type != "text"
 
 
 class Reading:

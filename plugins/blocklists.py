@@ -4,8 +4,8 @@ There are two kinds of lists: those of this plugin's settings block whatever the
 in completions, block or are noted, as it says. Of terms, case, width, accents written apart, invisible characters, the amount
 of white space and JSON's escapes make no difference. A term matches whole words only where it begins or ends with a letter or
 digit of a script that puts spaces between words. In an answer, text is held back only while it could still become a blocked
-term; where the policy blocks regular expressions, the last 256 characters are held. This is a list of words, not an
-understanding of text: paraphrases and misspellings pass.
+term; where the policy blocks regular expressions, the last 256 characters are held, unless it is asynchronous. This is a list
+of words, not an understanding of text: paraphrases and misspellings pass.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from plugins._expressions import Expressions, ExpressionScan
 from plugins._terms import Scan, Terms, folded_term
 from sluicegate import Chunk, FilterResults, PluginConfig, Policy, Refused, Source, hookimpl
 from sluicegate.policies import BLOCKLISTS, BlocklistUse
-from sluicegate.requests import Request
-from sluicegate.streams import Scanner, StopAt, hold_back
+from sluicegate.requests import GenerationRequest, Request
+from sluicegate.streams import Scanner, StopAt, Unheld, flows, hold_back
 
 _IN_A_THREAD = 20_000
 """Characters of a request from which on it is read beside the event loop."""
@@ -69,14 +69,16 @@ async def pre_filter(request: Request, policy: Policy, config: Config) -> Reques
 
 
 @hookimpl
-async def post_filter(chunks: AsyncIterator[Chunk], policy: Policy, config: Config) -> AsyncIterator[Chunk]:
+async def post_filter(
+    chunks: AsyncIterator[Chunk], request: GenerationRequest, policy: Policy, config: Config
+) -> AsyncIterator[Chunk]:
     lists = await _lists(policy, Source.COMPLETION, config)
     if not lists:
         async for chunk in chunks:
             yield chunk
         return
     noted: set[str] = set()
-    async for chunk in hold_back(chunks, lambda _: _Scans(lists, noted)):
+    async for chunk in hold_back(chunks, lambda _: _Scans(lists, noted, flows(request, policy))):
         if chunk.finish_reason is not None:
             chunk = replace(chunk, content_filter_results={**lists.verdict(noted), **chunk.content_filter_results})
         yield chunk
@@ -162,10 +164,16 @@ def _judged(request: Request, lists: _Lists) -> Request:
 
 
 class _Scans:
-    """Stops a channel where the first blocking list does, and notes the names of others that match."""
+    """Stops a channel where the first blocking list does, and notes the names of others that match.
 
-    def __init__(self, lists: _Lists, noted: set[str]) -> None:
-        self._blocking = lists.scans(True)
+    Args:
+        flows: Expressions hold nothing back; terms do, which costs little, because the plugin's own are never sent.
+    """
+
+    def __init__(self, lists: _Lists, noted: set[str], flows: bool) -> None:
+        self._blocking = [
+            Unheld(scan) if flows and isinstance(scan, ExpressionScan) else scan for scan in lists.scans(True)
+        ]
         self._noting = lists.scans(False)
         self._noted = noted
         self._received = 0

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from plugins._terms import Scan, Terms, Watch
 from sluicegate import Chunk, FilterResults, Policy, Refused, Source, hookimpl
-from sluicegate.requests import Request
+from sluicegate.requests import GenerationRequest, Request
 from sluicegate.scopes import passages
-from sluicegate.streams import hold_back
+from sluicegate.streams import Scanner, Unheld, flows, hold_back
 
 CATEGORY = "profanity"
 _VERBS = "fuck motherfuck mindfuck clusterfuck bullshit shit wank piss bugger skullfuck"
@@ -53,14 +53,14 @@ async def pre_filter(request: Request, policy: Policy) -> Request:
         detected = any(TERMS.hits(passage.value) for passage in read if passage.prompt_index == index)
         verdict = policy.judge(CATEGORY, Source.PROMPT, detected=detected)
         if verdict is not None and verdict.blocks:
-            raise Refused(verdict.results)
+            raise Refused(verdict.results, prompt_index=index)
         if verdict is not None:
             request = request.annotate(verdict.results, index)
     return request
 
 
 @hookimpl
-async def post_filter(chunks: AsyncIterator[Chunk], policy: Policy) -> AsyncIterator[Chunk]:
+async def post_filter(chunks: AsyncIterator[Chunk], request: GenerationRequest, policy: Policy) -> AsyncIterator[Chunk]:
     blocked = _judged(policy, True)
     if not blocked:
         async for chunk in chunks:
@@ -68,9 +68,10 @@ async def post_filter(chunks: AsyncIterator[Chunk], policy: Policy) -> AsyncIter
         return
     watches: list[Watch] = []
 
-    def scanner(_: str) -> Scan | Watch:
+    def scanner(_: str) -> Scanner:
         if blocked[CATEGORY]["filtered"]:
-            return Scan(TERMS, lambda _: blocked)
+            scan = Scan(TERMS, lambda _: blocked)
+            return Unheld(scan) if flows(request, policy) else scan
         watches.append(Watch(TERMS))
         return watches[-1]
 

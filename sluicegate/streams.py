@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from sluicegate.errors import Refused
+from sluicegate.policies import Policy
+from sluicegate.requests import GenerationRequest
 from sluicegate.types import Chunk, FilterResults, ToolCall, worst_of
 
 
@@ -135,6 +137,25 @@ async def hold_back(chunks: AsyncIterator[Chunk], scanner: Callable[[str], Scann
             raise Refused(stop.results) from None
         for ready in _ready(waiting):
             yield ready
+
+
+def flows(request: GenerationRequest, policy: Policy) -> bool:
+    """Return whether an answer is sent before it is vetted: one that is streamed, where the policy is asynchronous."""
+    return policy.is_asynchronous and bool(request.stream)
+
+
+class Unheld:
+    """A scanner that holds nothing back, for answers that flow: what it stops at may have been sent."""
+
+    def __init__(self, scanner: Scanner) -> None:
+        self._scanner = scanner
+        self._received = 0
+
+    def feed(self, text: str, final: bool) -> int:
+        """As :meth:`Scanner.feed`."""
+        self._received += len(text)
+        self._scanner.feed(text, final)
+        return self._received
 
 
 class _Channel:

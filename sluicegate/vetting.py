@@ -35,7 +35,7 @@ from sluicegate.errors import FilterUnavailable, Refused
 from sluicegate.plugins import is_failure
 from sluicegate.policies import NOT_FILTERED, Policy
 from sluicegate.requests import CompletionRequest, GenerationRequest
-from sluicegate.streams import split, with_text
+from sluicegate.streams import flows, split, with_text
 from sluicegate.types import Chunk, FilterOffsets, FilterResults, worst_of
 
 Detector: TypeAlias = Callable[[str], Awaitable[FilterResults]]
@@ -90,15 +90,15 @@ async def vet(
         Refused: A window was refused. What windows before it let go has been given; the rest is withheld.
         FilterUnavailable: The detector is, and the policy fails closed.
     """
-    flows = policy.is_asynchronous and bool(request.stream)
-    async with _reading(chunks) as ahead, aclosing(_vetted(ahead, detect, request, policy, windows, flows)) as vetted:
+    async with _reading(chunks) as ahead, aclosing(_vetted(ahead, detect, request, policy, windows)) as vetted:
         yield vetted
 
 
 async def _vetted(
-    ahead: _Ahead, detect: Detector, request: GenerationRequest, policy: Policy, windows: Windows, flows: bool
+    ahead: _Ahead, detect: Detector, request: GenerationRequest, policy: Policy, windows: Windows
 ) -> AsyncGenerator[Chunk]:
-    line = _Flowing(windows, request) if flows else _Held(windows)
+    is_flowing = flows(request, policy)
+    line = _Flowing(windows, request) if is_flowing else _Held(windows)
     detecting: asyncio.Task[FilterResults] | None = None
     failure: BaseException | None = None
     ended = False
@@ -106,9 +106,9 @@ async def _vetted(
         while not ended or line.due:
             if line.due and detecting is None:
                 detecting = asyncio.create_task(_verdicts(detect, line.due[0].text, policy))
-                if flows:
+                if is_flowing:
                     detecting.add_done_callback(ahead.wake)
-            if detecting and (ended or not flows or line.waiting or detecting.done()):
+            if detecting and (ended or not is_flowing or line.waiting or detecting.done()):
                 results, detecting = await detecting, None
                 given = line.vetted(results)
             elif (item := await ahead.next()) == _WOKEN:

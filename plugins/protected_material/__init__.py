@@ -14,9 +14,10 @@ from typing import Any, Self
 
 from pydantic import PrivateAttr, model_validator
 
+from plugins._reading import is_json
 from sluicegate import Chunk, FilterResults, PluginConfig, Policy, Source, hookimpl
-from sluicegate.requests import ChatRequest, GenerationRequest
-from sluicegate.streams import StopAt, hold_back
+from sluicegate.requests import GenerationRequest
+from sluicegate.streams import Scanner, StopAt, Unheld, flows, hold_back
 
 from .corpus import works
 from .fingerprints import Thresholds
@@ -95,7 +96,7 @@ async def post_filter(
         async for chunk in chunks:
             yield chunk
         return
-    choice = _Choice(sought, config._index, policy, text_is_json=_is_asked_for_json(request))
+    choice = _Choice(sought, config._index, request, policy)
     async for chunk in hold_back(chunks, choice.channel):
         if chunk.finish_reason is not None:
             chunk = replace(chunk, content_filter_results={**chunk.content_filter_results, **choice.results()})
@@ -105,23 +106,23 @@ async def post_filter(
 class _Choice:
     """One choice of an answer: what was found in its channels."""
 
-    def __init__(self, sought: list[Kind], index: Index, policy: Policy, *, text_is_json: bool) -> None:
+    def __init__(self, sought: list[Kind], index: Index, request: GenerationRequest, policy: Policy) -> None:
         self._sought = sought
         self._index = index
+        self._request = request
         self._policy = policy
-        self._text_is_json = text_is_json
         self._channels: list[_Channel] = []
 
-    def channel(self, name: str) -> _Channel:
-        """Return the scanner of a channel; arguments of a function are JSON, those of a custom tool need not be."""
-        is_json = self._text_is_json if name == "text" else None if name.endswith(".arguments") else False
+    def channel(self, name: str) -> Scanner:
+        """Return the scanner of a channel."""
         scans = []
         for kind in self._sought:
             verdict = self._policy.judge(CATEGORIES[kind], Source.COMPLETION, detected=True)
-            holds = verdict is not None and verdict.blocks
-            scans.append(Scan(kind, self._index[kind], holds=holds, is_json=is_json))
-        self._channels.append(_Channel(scans, self._results))
-        return self._channels[-1]
+            ends = verdict is not None and verdict.blocks
+            scans.append(Scan(kind, self._index[kind], holds=ends, is_json=is_json(name, self._request)))
+        channel = _Channel(scans, self._results)
+        self._channels.append(channel)
+        return Unheld(channel) if flows(self._request, self._policy) else channel
 
     def results(self) -> FilterResults:
         """Return the verdicts on the whole choice."""
@@ -159,9 +160,3 @@ class _Channel:
             quotation, kind = min(ending, key=lambda each: each[0].end)
             raise StopAt(quotation.start, self._results(kind, quotation.citation))
         return allowed
-
-
-def _is_asked_for_json(request: GenerationRequest) -> bool:
-    if not isinstance(request, ChatRequest) or request.response_format is None:
-        return False
-    return request.response_format.type != "text"

@@ -18,9 +18,10 @@ from typing import Any
 from phonenumbers import SUPPORTED_REGIONS
 from pydantic import Field, PrivateAttr, field_validator
 
+from plugins._reading import is_json
 from sluicegate import Chunk, PluginConfig, Policy, Refused, Source, hookimpl
-from sluicegate.requests import ChatRequest, GenerationRequest, Request
-from sluicegate.streams import StopAt, hold_back
+from sluicegate.requests import GenerationRequest, Request
+from sluicegate.streams import Scanner, StopAt, Unheld, flows, hold_back
 
 from .entities import PERSONAL, SECRETS, Entity, Finding, PhoneNumbers
 from .scan import Scan
@@ -99,7 +100,7 @@ async def pre_filter(request: Request, config: Config) -> Request:
         return True
 
     def redacted(text: str) -> str:
-        scan = Scan(sought, on_found, is_json=_is_json(text))
+        scan = Scan(sought, on_found, is_json=_is_valid_json(text))
         scan.feed(text, True)
         return scan.sent.release(text)
 
@@ -132,16 +133,18 @@ class _Choice:
         self._blocks = verdict is not None and verdict.blocks
         self._found: dict[str, Mapping[str, Any]] = {}
         self._scans: dict[str, Scan] = {}
-        self._redacted: list[str] = []
-        self._text_is_json = isinstance(request, ChatRequest) and _is_asked_for_json(request)
+        self._text: list[str] = []
+        self._request = request
         modes = (Mode.ANNOTATE, Mode.REDACT, Mode.BLOCK) if self._is_reported else (Mode.REDACT, Mode.BLOCK)
         self.sought = config.sought(*modes)
+        # What the settings redact or block is never sent, whatever the policy says.
+        self._flows = flows(request, policy) and not config.sought(Mode.REDACT, Mode.BLOCK)
 
-    def scan(self, channel: str) -> Scan:
-        """Return the scanner of a channel; arguments of a function are JSON, those of a custom tool need not be."""
-        is_json = self._text_is_json if channel == "text" else None if channel.endswith(".arguments") else False
-        self._scans[channel] = Scan(self.sought, self._on_found, is_json=is_json)
-        return self._scans[channel]
+    def scan(self, channel: str) -> Scanner:
+        """Return the scanner of a channel."""
+        scan = Scan(self.sought, self._on_found, is_json=is_json(channel, self._request))
+        self._scans[channel] = scan
+        return Unheld(scan) if self._flows else scan
 
     def passed(self, chunk: Chunk) -> Chunk:
         """Return a chunk that was let go with its replacements, and the verdict on the last one."""
@@ -160,11 +163,12 @@ class _Choice:
             ),
             logprobs=chunk.logprobs if text == chunk.text else None,
         )
-        if chunk.text:
-            self._redacted.append(self._scans["text"].redacted.release(chunk.text))
+        self._text.append(chunk.text)
         if chunk.finish_reason is None or not (self._is_reported or self._found):
             return changed
-        results = {CATEGORY: _result(list(self._found.values()), redacted_text="".join(self._redacted))}
+        said = "".join(self._text)
+        redacted = self._scans["text"].redacted.release(said) if said else ""
+        results = {CATEGORY: _result(list(self._found.values()), redacted_text=redacted)}
         return replace(changed, content_filter_results={**chunk.content_filter_results, **results})
 
     def _sent(self, channel: str, piece: str) -> str:
@@ -190,11 +194,7 @@ def _result(found: list[Mapping[str, Any]], *, filtered: bool = False, redacted_
     return {**result, "sub_categories": found} if found else result
 
 
-def _is_asked_for_json(request: ChatRequest) -> bool:
-    return request.response_format is not None and request.response_format.type != "text"
-
-
-def _is_json(text: str) -> bool:
+def _is_valid_json(text: str) -> bool:
     if text.lstrip()[:1] not in ("{", "["):
         return False
     try:

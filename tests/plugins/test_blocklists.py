@@ -468,7 +468,7 @@ async def test_text_is_held_only_while_it_could_become_a_blocked_term():
     taken = []
     config = blocklists.Config(lists=LISTS)
     passed = {}
-    async for chunk in blocklists.post_filter(pieces(), DEFAULT_V2, config):
+    async for chunk in blocklists.post_filter(pieces(), chat_request("hello"), DEFAULT_V2, config):
         passed[chunk.text] = len(taken)
 
     assert passed == {"The subpro": 1, "ject ": 2, "Project ": 5, "Night": 5, "fall came": 5}

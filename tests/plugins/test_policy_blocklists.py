@@ -9,9 +9,9 @@ import pytest
 from plugins import blocklists
 from plugins._expressions import HELD, STEP
 from sluicegate import Chunk, Refused, ToolCall
-from sluicegate.policies import DEFAULT_V2, Blocklist, BlocklistItem, BlocklistUse, Source
+from sluicegate.policies import DEFAULT_V2, Blocklist, BlocklistItem, BlocklistUse, Mode, Source
 from sluicegate.requests import CompletionRequest
-from sluicegate.testing import answered, chat_request, check_chunking, post_filtered, pre_filtered
+from sluicegate.testing import FakeModel, answered, chat_request, check_chunking, post_filtered, pre_filtered
 
 PROMPT, COMPLETION = Source.PROMPT, Source.COMPLETION
 NUMBER = BlocklistItem(r"\bNJ-\d{4}\b", is_regex=True)
@@ -200,3 +200,14 @@ async def test_without_lists_a_plugin_says_nothing():
     passed = await post_filtered(blocklists, [Chunk("x", finish_reason="stop")])
 
     assert passed == (Chunk("x", finish_reason="stop"),)
+
+
+@pytest.mark.parametrize(("text", "sent"), [("NJ-1234", "It is Project NJ-1234. "), ("Nightjar", "It is ")])
+async def test_expressions_hold_nothing_where_the_policy_is_asynchronous_and_terms_do(text, sent):
+    policy = replace(using(listed("codenames", TERM, NUMBER)), mode=Mode.ASYNCHRONOUS)
+    model = FakeModel("It is ", "Project ", text[:-1], text[-1], ". ", FILLER)
+
+    result = await answered(chat_request("hello", stream=True), model, post_filter=[blocklists], policy=policy)
+
+    assert result.text == sent
+    assert result.finish_reasons == {0: "content_filter"}

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from plugins import profanity
 from sluicegate import Chunk, Refused, Source
-from sluicegate.policies import DEFAULT_V2, ContentFilter
+from sluicegate.policies import DEFAULT_V2, ContentFilter, Mode
 from sluicegate.requests import ChatRequest, CompletionRequest
-from sluicegate.testing import FakeModel, answered, check_chunking, check_plugin, post_filtered, pre_filtered
+from sluicegate.testing import (
+    FakeModel,
+    answered,
+    chat_request,
+    check_chunking,
+    check_plugin,
+    post_filtered,
+    pre_filtered,
+)
 
 
 def policy(*sources, blocking):
@@ -117,3 +127,23 @@ async def test_each_prompt_has_a_verdict_of_its_own():
     returned = await pre_filtered(profanity, request, policy=ANNOTATING)
 
     assert returned.prompt_filter_results == {0: CLEAN, 1: FOUND}
+
+
+async def test_the_prompt_that_is_refused_is_named():
+    request = CompletionRequest.model_validate({"prompt": ("hello", "oh shit")})
+
+    with pytest.raises(Refused) as refused:
+        await pre_filtered(profanity, request, policy=BLOCKING)
+
+    assert refused.value.prompt_index == 1
+
+
+@pytest.mark.parametrize(("stream", "sent"), [(True, "What a shi"), (False, "What a ")])
+async def test_a_streamed_answer_flows_until_profanity_is_found_where_the_policy_is_asynchronous(stream, sent):
+    flowing = replace(BLOCKING, mode=Mode.ASYNCHRONOUS)
+    model = FakeModel("What a ", "shi", "t day")
+
+    got = await answered(chat_request("hello", stream=stream), model, post_filter=[profanity], policy=flowing)
+
+    assert got.text == sent
+    assert got.chunks[-1] == Chunk(finish_reason="content_filter", content_filter_results=FILTERED)

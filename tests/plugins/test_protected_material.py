@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from plugins.protected_material.scan import MAX_HELD
 from plugins.protected_material.tokens import Kind, tokens
 from sluicegate import Chunk, Refused, Source, ToolCall
 from sluicegate.errors import StartupError
-from sluicegate.policies import DEFAULT, DEFAULT_V2, ContentFilter
+from sluicegate.policies import DEFAULT, DEFAULT_V2, ContentFilter, Mode
 from sluicegate.testing import (
     FakeModel,
     Use,
@@ -122,6 +123,19 @@ async def test_where_the_policy_only_annotates_nothing_is_held():
 
     assert passed[:-1] == tuple(given[:-1])
     assert passed[-1].content_filter_results[TEXT] == {"filtered": False, "detected": True}
+
+
+async def test_a_quotation_ends_a_stream_that_flows_once_it_is_certain():
+    flowing = replace(DEFAULT_V2, mode=Mode.ASYNCHRONOUS)
+    model = FakeModel(*(word + " " for word in QUOTATION.split()))
+
+    got = await answered(
+        chat_request("hello", stream=True), model, post_filter=[Use(protected_material, SETTINGS)], policy=flowing
+    )
+
+    assert 12 <= len(got.text.split()) <= 20
+    assert QUOTATION.startswith(got.text.strip())
+    assert got.chunks[-1].content_filter_results == {TEXT: {"filtered": True, "detected": True}}
 
 
 @pytest.mark.parametrize(

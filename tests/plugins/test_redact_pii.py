@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from plugins import redact_pii
 from sluicegate import Chunk, Refused, Source, ToolCall
 from sluicegate.errors import StartupError
-from sluicegate.policies import DEFAULT_V2, ContentFilter
+from sluicegate.policies import DEFAULT_V2, ContentFilter, Mode
 from sluicegate.testing import (
     FakeModel,
     Use,
@@ -151,6 +152,36 @@ async def test_a_clean_answer_is_reported_as_such():
     passed = await post_filtered(redact_pii, [Chunk("fine", finish_reason="stop")], policy=ANNOTATING)
 
     assert passed[-1].content_filter_results == {CATEGORY: {"filtered": False, "detected": False}}
+
+
+def flowing(policy):
+    return replace(policy, mode=Mode.ASYNCHRONOUS)
+
+
+async def sent(*pieces, policy, **settings):
+    request = chat_request("hello", stream=True)
+    return await answered(request, FakeModel(*pieces), post_filter=[Use(redact_pii, settings)], policy=policy)
+
+
+async def test_an_answer_flows_and_its_last_chunk_reports_where_the_policy_is_asynchronous():
+    got = await sent("mail j", "o@exa", "mple.com", policy=flowing(ANNOTATING))
+
+    assert [chunk.text for chunk in got.chunks] == ["mail j", "o@exa", "mple.com", ""]
+    assert got.chunks[-1].content_filter_results == result("Email", text="mail [Email]")
+
+
+async def test_what_ends_an_answer_that_flows_was_sent():
+    got = await sent("mail j", "o@exa", "mple.com", " or call", policy=flowing(BLOCKING))
+
+    assert got.text == "mail jo@example.com"
+    assert got.finish_reasons == {0: "content_filter"}
+
+
+@pytest.mark.parametrize(("mode", "text"), [("redact", "mail [Email] or call"), ("block", "mail ")])
+async def test_what_the_settings_redact_or_block_is_not_sent_though_the_answer_flows(mode, text):
+    got = await sent("mail j", "o@exa", "mple.com", " or call", policy=flowing(ANNOTATING), entities={"Email": mode})
+
+    assert got.text == text
 
 
 @pytest.mark.parametrize(
