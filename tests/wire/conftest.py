@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,7 +18,7 @@ from tests.wire.serving import Server
 
 API_VERSION = "2024-10-21"
 SPELLINGS = ("classic", "v1")
-POLICIES = ("shielded", "noting", "weak", "listing", "flowing")
+POLICIES = ("shielded", "noting", "weak", "listing", "flowing", "reporting")
 """Those of ``deployments/filtered.toml``."""
 
 
@@ -60,14 +60,22 @@ def plain_server(serve) -> Server:
 def filtered_server(serve) -> Server:
     """The scripted model between the classifier and blocklists, with a deployment for each policy, of the policy's name."""
     server = serve("filtered")
-    asyncio.run(_deploy(server))
+    asyncio.run(_deploy(server, POLICIES))
     return server
 
 
-async def _deploy(server: Server) -> None:
+@pytest.fixture(scope="session")
+def unavailable_server(serve) -> Server:
+    """The scripted model behind a filter that can be unavailable, with a deployment ``open`` whose policy fails open."""
+    server = serve("unavailable")
+    asyncio.run(_deploy(server, ("open",)))
+    return server
+
+
+async def _deploy(server: Server, policies: Iterable[str]) -> None:
     blobs = local_folder.open_storage(f"folder:{server.data / 'storage'}")
     try:
-        for name in POLICIES:
+        for name in policies:
             await Deployments(blobs).create("default", Deployment(name, "rehearsal-chat", name))
     finally:
         await blobs.close()

@@ -233,6 +233,40 @@ def test_the_sdks_helper_for_streams_takes_the_frames(client):
     assert (final.choices[0].message.content, final.choices[0].finish_reason) == (LONG, "stop")
 
 
+def test_words_and_personal_data_flow_too_and_are_reported_at_the_end(client, cues, name):
+    script = ["Write to jo@exam", {"cue": name}, "ple.com ", "now."]
+    received = []
+
+    answer = client.chat.completions.create(model="reporting", messages=user(*script, name=name), stream=True)
+    for chunk in answer:
+        received += chunk.choices
+        if chunk.choices and chunk.choices[0].delta.content == "Write to jo@exam":
+            cues.give(name)
+
+    assert "".join(choice.delta.content or "" for choice in received) == "Write to jo@example.com now."
+    told = [
+        choice.model_extra["content_filter_results"]
+        for choice in received
+        if choice.model_extra["content_filter_results"].keys() & {"profanity", "personally_identifiable_information"}
+    ]
+    merged = {category: result for results in told for category, result in results.items()}
+    assert merged["profanity"] == {"filtered": False, "detected": False}
+    personal = merged["personally_identifiable_information"]
+    assert (personal["detected"], personal["redacted_text"]) == (True, "Write to [Email] now.")
+    assert received[-1].finish_reason == "stop"
+
+
+def test_profanity_ends_an_answer_that_flows(http):
+    answer = events(
+        http.post(path("v1", "chat/completions"), json=chat("What a ", "shi", "t day", model="reporting")).content
+    )
+
+    assert deltas(answer) == "What a shi"
+    end = choices(answer)[-1]
+    assert (end["delta"], end["finish_reason"]) == ({}, "content_filter")
+    assert end["content_filter_results"] == {"profanity": {"filtered": True, "detected": True}}
+
+
 # --- what is kept of it ----------------------------------------------------------------------------------------------
 
 
