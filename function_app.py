@@ -9,7 +9,7 @@ from pathlib import Path
 import azure.functions as func
 from azurefunctions.extensions.http.fastapi import Request, Response
 
-from sluicegate.api import chat, completions, data_plane, governance
+from sluicegate.api import chat, completions, data_plane, files, governance
 from sluicegate.api.arm import routing
 from sluicegate.app import Sluicegate
 from sluicegate.requests import ChatRequest, CompletionRequest
@@ -58,6 +58,66 @@ async def embeddings(req: Request) -> Response:
 @app.route("openai/v1/embeddings", methods=["POST"])
 async def embeddings_v1(req: Request) -> Response:
     return await data_plane.embed(gate, req)
+
+
+@app.function_name("file_content")
+@app.route("openai/files/{file}/content", methods=["GET"])
+async def file_content(req: Request) -> Response:
+    return await files.content(gate, req)
+
+
+@app.function_name("file_content_v1")
+@app.route("openai/v1/files/{file}/content", methods=["GET"])
+async def file_content_v1(req: Request) -> Response:
+    return await files.content(gate, req)
+
+
+@app.function_name("file_delete")
+@app.route("openai/files/{file}", methods=["DELETE"])
+async def file_delete(req: Request) -> Response:
+    return await files.delete(gate, req)
+
+
+@app.function_name("file_delete_v1")
+@app.route("openai/v1/files/{file}", methods=["DELETE"])
+async def file_delete_v1(req: Request) -> Response:
+    return await files.delete(gate, req)
+
+
+@app.function_name("file_get")
+@app.route("openai/files/{file}", methods=["GET"])
+async def file_get(req: Request) -> Response:
+    return await files.get(gate, req)
+
+
+@app.function_name("file_get_v1")
+@app.route("openai/v1/files/{file}", methods=["GET"])
+async def file_get_v1(req: Request) -> Response:
+    return await files.get(gate, req)
+
+
+@app.function_name("files_create")
+@app.route("openai/files", methods=["POST"])
+async def files_create(req: Request) -> Response:
+    return await files.create(gate, req)
+
+
+@app.function_name("files_create_v1")
+@app.route("openai/v1/files", methods=["POST"])
+async def files_create_v1(req: Request) -> Response:
+    return await files.create(gate, req)
+
+
+@app.function_name("files_list")
+@app.route("openai/files", methods=["GET"])
+async def files_list(req: Request) -> Response:
+    return await files.list_files(gate, req)
+
+
+@app.function_name("files_list_v1")
+@app.route("openai/v1/files", methods=["GET"])
+async def files_list_v1(req: Request) -> Response:
+    return await files.list_files(gate, req)
 
 
 @app.function_name("governance_audit")

@@ -17,6 +17,7 @@ PARTS = {
     "A record of `keep_encrypted`": "plugins.keep_encrypted",
     "Where large files are": "sluicegate.file_layout",
     "Large files": "sluicegate.segments",
+    "Where uploaded files are": "sluicegate.uploaded_files",
     "Entries of the audit log": "sluicegate.audit_entries",
     "The audit log": "sluicegate.audit",
     "Merkle trees": "sluicegate.merkle",

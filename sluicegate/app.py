@@ -254,6 +254,7 @@ class Sluicegate:
         """
         region = await self.region(tenant.location)
         await delete(region.vault, self.plugins, region.receipts, tenant.id, OfAccount(), actor=actor)
+        await region.files.delete_all(tenant.id, actor=actor)
         await self.tenants.purge(tenant)
 
     # --- accounts ----------------------------------------------------------------------------------------------------
@@ -353,6 +354,7 @@ class Sluicegate:
             vaults=CustomerVaults(self._open_customers_vault),
             sinks=lambda origin: tuple(self._sink(url, origin) for url in self.deployment.checkpoints),
             accepted=self.deployment.accepted_weaknesses,
+            limits=self.deployment.limits,
             clock=self.now,
         )
 

@@ -70,6 +70,10 @@ class Limits(_Section):
 
     requests_at_once: int = Field(100, ge=1, le=10_000)
     """Of one account."""
+    stored_files: int = Field(500, ge=0, le=10_000)
+    """Uploaded files that one account may have."""
+    stored_files_gib: int = Field(10, ge=1, le=10_000)
+    """How large the uploaded files of one account may be together."""
 
 
 class Place(_Section):

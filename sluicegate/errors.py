@@ -13,6 +13,7 @@
     x PreconditionFailed    412: the resource is not the one of the given ETag
     x PayloadTooLarge       413
     x TooManyRequests       429: ``retry_after_s`` says when to come back
+      x QuotaExceeded       429: something must be deleted first; waiting changes nothing
     x ModelUnavailable      503: the model is not loaded or not reachable
     x FilterUnavailable     503: a filter cannot judge now, and the policy does not let text pass unfiltered
     x CredentialsUnavailable  503: who is calling cannot be checked now
@@ -156,6 +157,16 @@ class TooManyRequests(ApiError):
     ) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
         self.headers = dict(headers or {})
+
+
+class QuotaExceeded(TooManyRequests):
+    """The account has as much of something as it may; the SDK is told not to try again."""
+
+    type = "invalid_request_error"
+    default_code = "quotaExceeded"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"x-should-retry": "false"})
 
 
 class ModelUnavailable(ApiError):

@@ -71,8 +71,7 @@ class FileStore:
             ServiceError: Storage or keys failed; the file may or may not have been written, but never a part of it.
         """
         name = self._folder.head(file)
-        with suppress(BlobNotFound):
-            await self._blobs.get(HEADS, name, length=0)
+        if await self.has(file):
             raise BlobExists(f"{HEADS}/{name}")
         place = self._folder.place(file, secrets.token_hex(12))
         begun = self._clock()
@@ -103,6 +102,22 @@ class FileStore:
         """
         return await open_file(self._blobs, self._data_keys, self._clock, self._folder, file)
 
+    async def has(self, file: str) -> bool:
+        """Return whether there is such a file; no key is needed."""
+        with suppress(BlobNotFound):
+            await self._blobs.get(HEADS, self._folder.head(file), length=0)
+            return True
+        return False
+
+    async def stored(self, file: str) -> AsyncIterator[Gone]:
+        """Yield the blobs of a file, or of what an interrupted upload or deletion has left of it; no key is needed."""
+        head = self._folder.head(file)
+        async for blob in self._blobs.list(HEADS, head):
+            if blob.name == head:
+                yield Gone(HEADS, blob.name, blob.size)
+        async for blob in self._blobs.list(SEGMENTS, self._folder.segments(file)):
+            yield Gone(SEGMENTS, blob.name, blob.size)
+
     async def names(self) -> AsyncIterator[str]:
         """Yield the ids of the files, in the order of their characters."""
         async for blob in self._blobs.list(HEADS, self._folder.prefix):
@@ -129,6 +144,12 @@ class FileStore:
         for change in changes:
             await self._end(change)
         return combined([head.purged(), *gone])
+
+    async def erase(self, file: str) -> None:
+        """Delete a file, or what an interrupted deletion has left of it; for ids that nobody writes to any more."""
+        with suppress(BlobNotFound):
+            await self.delete(file)
+        await delete_all(self._blobs, SEGMENTS, self._folder.segments(file))
 
     async def finish(self, file: str, kid: str) -> Purged:
         """Remove the segments under a data key that a change left behind, unless the file is made of them."""

@@ -19,6 +19,8 @@ ACCOUNT = "default"
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
 GROUP = "default"
 CREDENTIALS = "credentials.json"
+MAX_REQUEST_BYTES = 513 << 20
+"""A file of 512 MiB and the form around it."""
 EMBEDDED_KEYS = "folder:"
 
 
@@ -29,6 +31,7 @@ def use_embedded_settings(environment: MutableMapping[str, str], data: Path) -> 
         "SLUICEGATE_KEYS": f"folder:{data.resolve() / 'keys'}",
         "SLUICEGATE_REGION": "local",
         "PURGE_SCHEDULE": "0 5 * * * *",
+        "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": str(MAX_REQUEST_BYTES),
     }
     for name, value in defaults.items():
         environment.setdefault(name, value)

@@ -1,6 +1,6 @@
 """Where accounts' data lives: each region has storage, a key vault, and everything that guards what is in them.
 
-An account's ``location`` names its region. What is retained of it, its receipts, its entries in the audit log and its content-filter
+An account's ``location`` names its region. What is retained of it, its files, its receipts, its entries in the audit log and its content-filter
 policies and blocklists are in that region's storage, sealed and signed with that region's keys, and nowhere else. The region where
 the app runs is the *home* region; what every process must know of an account before it knows the location is there: its document,
 its keys' hashes, its roles, its deployments' names, and its use of limits.
@@ -15,16 +15,19 @@ from datetime import datetime
 
 from sluicegate.accounts import Accounts, Resident
 from sluicegate.audit import Audit
+from sluicegate.config import Limits
 from sluicegate.customer_keys import CustomerVaults
 from sluicegate.data_keys import DataKeys
 from sluicegate.day_layout import day_of, key_name
 from sluicegate.errors import PurgeIncomplete, RegionNotConfigured, SluicegateError, StorageUnavailable
+from sluicegate.files import Files
 from sluicegate.lease import Lease, LeaseHeld, LeaseLost
 from sluicegate.publishing import Publisher, Sink
 from sluicegate.receipts import Receipts
 from sluicegate.retention import Plugins, Summary, purge
 from sluicegate.rewrapping import Rewrapped, rewrap
 from sluicegate.services import BlobStore, KeyService
+from sluicegate.uploaded_files import UploadedFiles
 from sluicegate.vault import Vault
 from sluicegate.weaknesses import Weaknesses
 
@@ -38,12 +41,14 @@ class Region:
         vaults: Opens customers' vaults.
         sinks: Returns where the checkpoints of a log go, by the log's origin.
         accepted: Weaknesses that the operator has accepted.
+        limits: What an account may store.
         clock: Returns the present, aware.
 
     Attributes:
         blobs: Its storage.
         data_keys: The data keys of the accounts in it.
         weaknesses: What makes deletion less than final there.
+        files: What the accounts in it have uploaded.
         audit: Its log, which has entries about accounts in it only, and, in the home region, about the deployment.
     """
 
@@ -57,6 +62,7 @@ class Region:
         vaults: CustomerVaults,
         sinks: Callable[[str], tuple[Sink, ...]],
         accepted: Collection[str],
+        limits: Limits,
         clock: Callable[[], datetime],
     ) -> None:
         self.name = name
@@ -72,6 +78,15 @@ class Region:
             ledger=self.receipts,
             data_keys=self.data_keys,
             may_keep=accounts.keeps_content,
+        )
+        self._large_files = Files(blobs, keys, clock=clock, data_keys=self.data_keys)
+        self.files = UploadedFiles(
+            blobs,
+            self._large_files,
+            self.receipts,
+            clock=clock,
+            most_files=limits.stored_files,
+            most_bytes=limits.stored_files_gib << 30,
         )
         self._keys = keys
         self._publisher = Publisher(self.audit, blobs, sinks(self.audit.key.origin), clock)
@@ -98,6 +113,7 @@ class Region:
 
     async def close(self) -> None:
         """Release storage, keys, customers' vaults and sinks; what fails does not keep the others open."""
+        await self.files.drain()
         closing = (self._publisher.close, self.blobs.close, self.data_keys.close, self._keys.close)
         failed = [
             each for each in await asyncio.gather(*(close() for close in closing), return_exceptions=True) if each
@@ -142,9 +158,16 @@ class Region:
         except PurgeIncomplete as error:
             left += error.left
         try:
-            await self.rewrap(residents)
+            await self.files.purge(self._clock())
+        except PurgeIncomplete as error:
+            left += error.left
         except SluicegateError as error:
-            left.append(f"wrapping data keys anew ({type(error).__name__})")
+            left.append(f"uploaded files ({type(error).__name__})")
+        for rewrapping in (self.rewrap(residents), self._large_files.rewrap()):
+            try:
+                await rewrapping
+            except SluicegateError as error:
+                left.append(f"wrapping data keys anew ({type(error).__name__})")
         left += await self._reversible()
         left += await self._publisher.publish()
         if summary is None or left:

@@ -29,6 +29,10 @@ LATE = (
     "What other processes were writing meanwhile may have arrived after the listing: no reader shows it, and the next purge "
     "removes it."
 )
+OF_A_FILE = (
+    "The file's own key went, and no key above it: a copy of the storage that was made before stays readable, to whoever may use "
+    "the key that wraps the keys of files."
+)
 RECOVERABLE = "Until {until}, whoever may recover deleted keys can make copies of the data readable again."
 
 
@@ -45,6 +49,8 @@ class Kind(StrEnum):
     """Everything of one end user; the subject is the keyed hash."""
     DELETE_ACCOUNT = "delete.account"
     """Everything of one account; the subject is its name."""
+    DELETE_FILE = "delete.file"
+    """One uploaded file; the subject is its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +182,8 @@ def check_complete(kind: Kind, subject: str, evidence: Evidence, fates: Sequence
 def conclusion(kind: Kind, evidence: Evidence, fates: Sequence[KeyFate], weaknesses: Sequence[str]) -> dict[str, Any]:
     """Return the part of a receipt that says how complete the removal is, and what that cannot prove."""
     until = max((fate.recoverable_until for fate in fates if fate.recoverable_until is not None), default=None)
-    sentences = [*NOT_PROVEN, WITH_KEYS if fates else WITHOUT_KEYS]
+    without_keys = OF_A_FILE if kind is Kind.DELETE_FILE else WITHOUT_KEYS
+    sentences = [*NOT_PROVEN, WITH_KEYS if fates else without_keys]
     if kind in (Kind.DELETE_RECORD, Kind.DELETE_USER, Kind.DELETE_ACCOUNT):
         sentences.append(LATE)
     if until is not None:

@@ -244,8 +244,8 @@ async def _finish(run: _Run, receipts: Receipts, now: datetime) -> int:
     return finished
 
 
-async def _interrupted(run: _Run, owed: Owed, now: datetime) -> Removal:
-    """Return what is to be gone on with."""
+async def _interrupted(run: _Run, owed: Owed, now: datetime) -> Removal | None:
+    """Return what is to be gone on with; None where that is not retained content."""
     if owed.kind is Kind.PURGE_DAY:
         # Whoever can write to the storage could order it otherwise, and with it the destruction of a key.
         if not await run.vault.is_due(owed.subject, now):
@@ -263,6 +263,8 @@ async def _interrupted(run: _Run, owed: Owed, now: datetime) -> Removal:
             return _Deletion(run, owed.account, OfUser(owed.subject))
         case Kind.DELETE_ACCOUNT:
             return _Deletion(run, owed.account, OfAccount())
+        case Kind.DELETE_FILE:
+            return None
 
 
 @dataclass(slots=True)

@@ -13,6 +13,11 @@ ROLES: Mapping[str, Role] = {
     "embeddings": Role.CALLER,
     "models.list": Role.CALLER,
     "models.read": Role.CALLER,
+    "files.create": Role.CALLER,
+    "files.list": Role.CALLER,
+    "files.read": Role.CALLER,
+    "files.content": Role.CALLER,
+    "files.delete": Role.CALLER,
     # governance
     "retained.list": Role.OFFICER,
     "retained.read": Role.OFFICER,

@@ -79,6 +79,10 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
           value: '1'
         }
         {
+          name: 'FUNCTIONS_REQUEST_BODY_SIZE_LIMIT'
+          value: '537919488' // a file of 512 MiB and the form around it
+        }
+        {
           name: 'PURGE_SCHEDULE'
           value: purgeSchedule
         }

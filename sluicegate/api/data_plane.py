@@ -33,7 +33,7 @@ R = TypeVar("R", bound=Request)
 
 
 @dataclass(frozen=True, slots=True)
-class _Incoming:
+class Incoming:
     """A request whose caller is known and whose api-version is served."""
 
     id: str
@@ -61,7 +61,7 @@ class _Incoming:
         return name
 
 
-_Work: TypeAlias = Callable[[_Incoming], Awaitable[Response]]
+_Work: TypeAlias = Callable[[Incoming], Awaitable[Response]]
 
 
 async def generate(gate: Sluicegate, http: HttpRequest, kind: type[Request], renderer: ModuleType) -> Response:
@@ -72,7 +72,7 @@ async def generate(gate: Sluicegate, http: HttpRequest, kind: type[Request], ren
         renderer: :mod:`sluicegate.api.chat` or :mod:`sluicegate.api.completions`.
     """
 
-    async def work(incoming: _Incoming) -> Response:
+    async def work(incoming: Incoming) -> Response:
         request = await incoming.parse(kind)
         call = await incoming.call(gate, request)
         chunks = gate.chunks(call)
@@ -89,42 +89,42 @@ async def generate(gate: Sluicegate, http: HttpRequest, kind: type[Request], ren
             return EventStream(renderer.events(answer, call.request, envelope))
         return Response(await renderer.collect(answer, call.request, envelope), media_type="application/json")
 
-    return await _handled(gate, http, kind.operation, work)
+    return await handled(gate, http, kind.operation, work)
 
 
 async def embed(gate: Sluicegate, http: HttpRequest) -> Response:
     """Serve embeddings."""
 
-    async def work(incoming: _Incoming) -> Response:
+    async def work(incoming: Incoming) -> Response:
         request = await incoming.parse(EmbeddingRequest)
         call = await incoming.call(gate, request)
         vectors = await gate.embeddings(call)
         return Response(embeddings.render(vectors, request, call.model.id), media_type="application/json")
 
-    return await _handled(gate, http, "embeddings", work)
+    return await handled(gate, http, "embeddings", work)
 
 
 async def list_models(gate: Sluicegate, http: HttpRequest) -> Response:
     """Serve the list of models."""
 
-    async def work(_: _Incoming) -> Response:
+    async def work(_: Incoming) -> Response:
         return Response(
             models.render_list([model for model, _ in gate.plugins.models().values()]), media_type="application/json"
         )
 
-    return await _handled(gate, http, "models.list", work)
+    return await handled(gate, http, "models.list", work)
 
 
 async def get_model(gate: Sluicegate, http: HttpRequest) -> Response:
     """Serve one model by its id."""
 
-    async def work(_: _Incoming) -> Response:
+    async def work(_: Incoming) -> Response:
         found = gate.plugins.models().get(http.path_params["model"])
         if found is None:
             raise NotFound("The requested model does not exist.", code="model_not_found", param="model")
         return Response(models.render(found[0]), media_type="application/json")
 
-    return await _handled(gate, http, "models.read", work)
+    return await handled(gate, http, "models.read", work)
 
 
 async def unknown(gate: Sluicegate, http: HttpRequest) -> Response:
@@ -143,7 +143,7 @@ async def healthz(gate: Sluicegate) -> Response:
     )
 
 
-async def _handled(gate: Sluicegate, http: HttpRequest, operation: str, work: _Work) -> Response:
+async def handled(gate: Sluicegate, http: HttpRequest, operation: str, work: _Work) -> Response:
     """Authenticate whoever calls and do the work.
 
     Args:
@@ -154,7 +154,7 @@ async def _handled(gate: Sluicegate, http: HttpRequest, operation: str, work: _W
         principal = await gate.authenticate(http.headers, operation)
         surface: versions.Surface = "v1" if http.url.path.lower().startswith("/openai/v1/") else "classic"
         version = versions.check(surface, http.query_params.get("api-version"))
-        return await work(_Incoming(call_id, http, principal, version))
+        return await work(Incoming(call_id, http, principal, version))
 
     return await answered(gate, http, for_caller)
 

@@ -18,6 +18,11 @@ REQUESTS = {
     "embeddings": ("POST", "/openai/v1/embeddings", {"model": "embedding", "input": "hello"}),
     "models.list": ("GET", "/openai/v1/models", None),
     "models.read": ("GET", "/openai/v1/models/rehearsal-chat", None),
+    "files.create": ("POST", "/openai/v1/files", None),
+    "files.list": ("GET", "/openai/v1/files", None),
+    "files.read": ("GET", "/openai/v1/files/{file}", None),
+    "files.content": ("GET", "/openai/v1/files/{file}/content", None),
+    "files.delete": ("DELETE", "/openai/v1/files/{file}", None),
     "retained.list": ("GET", f"/governance/retained?{WHY}", None),
     "retained.read": ("GET", f"/governance/retained/{{id}}?{WHY}", None),
     "retained.delete": ("DELETE", f"/governance/retained/{{id}}?{WHY}", None),
@@ -28,6 +33,7 @@ REQUESTS = {
     "audit.list": ("GET", f"/governance/audit?{WHY}", None),
 }
 """Operation -> a request for it; those of the control plane are walked in ``tests/arm``."""
+FORM = {"files": {"file": ("train.jsonl", b"{}")}, "data": {"purpose": "fine-tune"}}
 ANSWERED = {200, 404}
 
 
@@ -61,11 +67,17 @@ def foreigner(server, keys) -> str:
     return httpx.post(f"{base}/foreign/listKeys", headers=headers, params=version).json()["key1"]
 
 
-def send(server, operation: str, key: str, record: str = "unknown") -> httpx.Response:
+@pytest.fixture(scope="module")
+def file(server, keys) -> str:
+    """The id of a file of the account."""
+    return send(server, "files.create", keys[Role.CALLER]).json()["id"]
+
+
+def send(server, operation: str, key: str, record: str = "unknown", file: str = "unknown") -> httpx.Response:
     method, path, body = REQUESTS[operation]
-    return httpx.request(
-        method, server.endpoint + path.format(id=record), json=body, headers={"api-key": key}, timeout=60
-    )
+    options = FORM if operation == "files.create" else {"json": body}
+    url = server.endpoint + path.format(id=record, file=file)
+    return httpx.request(method, url, headers={"api-key": key}, timeout=60, **options)
 
 
 def test_every_operation_of_the_table_is_walked():
@@ -84,12 +96,15 @@ def test_only_the_role_that_an_operation_names_gets_in(server, keys, operation, 
 
 
 @pytest.mark.parametrize("operation", REQUESTS)
-def test_another_accounts_caller_reaches_nothing_of_this_one(server, foreigner, record, operation):
-    response = send(server, operation, foreigner, record)
+def test_another_accounts_caller_reaches_nothing_of_this_one(server, foreigner, record, file, operation):
+    response = send(server, operation, foreigner, record, file)
 
     if ROLES[operation] is not Role.CALLER:
         assert response.status_code == 401
-    elif operation.startswith("models"):
+    elif operation == "files.list":
+        assert file not in response.text
+    elif operation.startswith("models") or operation == "files.create":
         assert response.status_code == 200
     else:
-        assert (response.status_code, response.json()["error"]["code"]) == (404, "DeploymentNotFound")
+        code = "notFound" if operation.startswith("files") else "DeploymentNotFound"
+        assert (response.status_code, response.json()["error"]["code"]) == (404, code)
