@@ -191,6 +191,8 @@ def _policies(gate: Sluicegate) -> Iterator[str]:
         for use in policy.blocklists:
             what = "blocks" if use.blocking else "annotates"
             yield f"       {use.source} {what} what is on the list {use.blocklist.name} ({len(use.blocklist.items)} items)"
+        if policy.is_asynchronous:
+            yield "       streamed answers are sent before they are filtered, and end when something is found"
         if policy.fail_open:
             yield "       where a filter is unavailable, text passes unfiltered and says so"
         if policy.weakened:

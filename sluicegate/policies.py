@@ -89,7 +89,7 @@ CATEGORIES: Mapping[str, Category] = {
         Category("profanity", "Profanity", _PROMPTS | _COMPLETIONS),
         Category("protected_material_text", "Protected Material Text", _COMPLETIONS),
         Category("protected_material_code", "Protected Material Code", _COMPLETIONS),
-        Category("personally_identifiable_information", "Personally Identifiable Information", _COMPLETIONS),
+        Category("personally_identifiable_information", "PII", _COMPLETIONS),
         Category("ungrounded_material", "Ungrounded Material", _COMPLETIONS),
     )
 }

@@ -38,6 +38,12 @@ MAX_LISTS = 20
 """Blocklists that one policy may use."""
 _HAS_TEXT = regex.compile(r"[^\p{C}\p{Z}\p{M}\p{Default_Ignorable_Code_Point}]")
 _CATEGORIES = {category.name.casefold(): category for category in CATEGORIES.values()}
+_NAMES = {name: category.name for name, category in _CATEGORIES.items()} | {
+    "personally identifiable information": CATEGORIES["personally_identifiable_information"].name,
+    "indirect attack spotlighting": "Indirect Attack Spotlighting",
+    "task adherence": "Task Adherence",
+}
+"""Names of filters as they may be written; the last two are Azure's, which templates for Azure switch off by name."""
 
 E = TypeVar("E", bound=StrEnum)
 S = TypeVar("S", bound="_Shape")
@@ -165,9 +171,9 @@ def _word(kind: type[E]) -> Callable[[object], object]:
 
 
 def _filter_name(value: str) -> str:
-    if value.casefold() not in _CATEGORIES:
+    if value.casefold() not in _NAMES:
         raise _rule(f"must be one of {', '.join(category.name for category in CATEGORIES.values())}")
-    return _CATEGORIES[value.casefold()].name
+    return _NAMES[value.casefold()]
 
 
 _Source: TypeAlias = Annotated[Source, BeforeValidator(_word(Source))]
@@ -193,7 +199,10 @@ def _consistent(filters: list[_Filter] | None) -> list[_Filter] | None:
         if (each.name, each.source) in seen:
             raise _rule(f"names {each.name} for {each.source} twice")
         seen.add((each.name, each.source))
-        if each.enabled and each.source not in _CATEGORIES[each.name.casefold()].sources:
+        category = _CATEGORIES.get(each.name.casefold())
+        if each.enabled and category is None:
+            raise _rule(f"enables {each.name}, which is not supported")
+        if each.enabled and category and each.source not in category.sources:
             raise _rule(f"enables {each.name} for {each.source}, where it cannot be looked for")
     return filters
 

@@ -109,6 +109,7 @@ def test_what_is_written_can_be_read_again():
         ({"contentFilters": [{"name": "Hate"}]}, ".contentFilters[0].source", "it is missing"),
         ({"contentFilters": hate()["contentFilters"] * 2}, ".contentFilters", "names Hate for Prompt twice"),
         (hate(name="Jailbreak", source="Completion"), ".contentFilters", "enables Jailbreak for Completion"),
+        (hate(name="Task Adherence"), ".contentFilters", "enables Task Adherence, which is not supported"),
         ({"customTopics": [{"topicName": "x"}]}, ".customTopics", "custom topics are not supported"),
         (uses("a", "A"), ".customBlocklists", "names a blocklist twice"),
         (uses(*map(str, range(21))), ".customBlocklists", "at most 20 blocklists"),
@@ -125,6 +126,21 @@ def test_what_cannot_be_read_is_named(properties, param, message):
 
 def test_a_filter_that_is_off_may_name_a_source_where_it_does_not_exist():
     assert read_policy(hate(name="Jailbreak", source="Completion", enabled=False))
+
+
+def test_what_azure_alone_looks_for_may_be_named_to_be_off():
+    document = read_policy(hate(name="Indirect Attack Spotlighting", enabled=False))
+
+    [written] = document.properties["contentFilters"]
+    assert (written["name"], written["enabled"]) == ("Indirect Attack Spotlighting", False)
+    assert document.resolved("x", DEFAULT, {}).judge("hate", PROMPT, severity=6).blocks
+
+
+@pytest.mark.parametrize("name", ["PII", "Personally Identifiable Information"])
+def test_personal_data_has_two_names(name):
+    document = read_policy(hate(name=name, source="Completion"))
+
+    assert document.resolved("x", DEFAULT, {}).is_on("personally_identifiable_information", COMPLETION)
 
 
 def test_what_does_not_block_of_the_harms_is_known_and_can_be_undone():

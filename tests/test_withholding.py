@@ -256,7 +256,7 @@ post_filter = ["redact_pii"]
 retain = ["keep_encrypted"]
 
 [policies.personal]
-contentFilters = [{ name = "Personally Identifiable Information", source = "Completion", blocking = false }]
+contentFilters = [{ name = "PII", source = "Completion", blocking = false }]
 """
 
 

@@ -26,7 +26,7 @@ from sluicegate.testing import (
 )
 
 CATEGORY = "personally_identifiable_information"
-NAME = "Personally Identifiable Information"
+NAME = "PII"
 ANNOTATING = DEFAULT_V2.replacing(ContentFilter(NAME, Source.COMPLETION, blocking=False))
 BLOCKING = DEFAULT_V2.replacing(ContentFilter(NAME, Source.COMPLETION))
 KEY = "Zm9vYmFy" * 10 + "Zm9vYm" + "=="
