@@ -78,7 +78,9 @@ class Sluicegate:
         self.regions = Regions([self._region(self.deployment.region, blobs, keys), *further])
         self.deployments = Deployments(blobs)
         self.app_policies = read_app_policies(self.deployment)
-        self.policies = Policies(blobs, self.accounts, self.deployments, self.app_policies)
+        self.policies = Policies(
+            lambda location: self.regions.of(location).blobs, self.accounts, self.deployments, self.app_policies
+        )
         self.tenants = Tenants(blobs, self.accounts, now)
         self.limits = Limits(blobs, self.deployment.limits.requests_at_once)
         self.pipeline = Pipeline(
@@ -255,6 +257,7 @@ class Sluicegate:
         region = await self.region(tenant.location)
         await delete(region.vault, self.plugins, region.receipts, tenant.id, OfAccount(), actor=actor)
         await region.files.delete_all(tenant.id, actor=actor)
+        await self.policies.purge(tenant.id, tenant.location)
         await self.tenants.purge(tenant)
 
     # --- accounts ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -29,11 +29,14 @@ class Policies:
     """Reads, writes and resolves; one object per worker.
 
     Args:
+        blobs_of: Returns the storage of a location, where the policies and blocklists of the accounts there are.
         app: What every account may use beside its own.
     """
 
-    def __init__(self, blobs: BlobStore, accounts: Accounts, deployments: Deployments, app: AppPolicies) -> None:
-        self._blobs = blobs
+    def __init__(
+        self, blobs_of: Callable[[str], BlobStore], accounts: Accounts, deployments: Deployments, app: AppPolicies
+    ) -> None:
+        self._blobs_of = blobs_of
         self._accounts = accounts
         self._deployments = deployments
         self._app = app
@@ -62,11 +65,11 @@ class Policies:
 
     async def policy(self, account: str, name: str) -> Document | None:
         """Return an account's own policy as it is stored, or None."""
-        return await self.policies(account).get(name.lower()) if NAME.fullmatch(name) else None
+        return await (await self.policies(account)).get(name.lower()) if NAME.fullmatch(name) else None
 
     async def blocklist(self, account: str, name: str) -> Document | None:
         """Return an account's own blocklist as it is stored, or None."""
-        return await self.lists(account).get(name.lower()) if NAME.fullmatch(name) else None
+        return await (await self.lists(account)).get(name.lower()) if NAME.fullmatch(name) else None
 
     async def exists(self, account: str, name: str) -> bool:
         """Return whether deployments of an account may use a policy of that name."""
@@ -74,9 +77,9 @@ class Policies:
 
     # --- policies ----------------------------------------------------------------------------------------------------
 
-    def policies(self, account: str) -> Documents:
+    async def policies(self, account: str) -> Documents:
         """Return the documents of an account's policies, ``{"name", "properties"}``, by name in lower case."""
-        return Documents(self._blobs, CONTAINER, f"raipolicy/{account}/")
+        return Documents(await self._blobs(account), CONTAINER, f"raipolicy/{account}/")
 
     async def put_policy(self, account: str, name: str, properties: object, *, etag: str | None) -> Document:
         """Write a policy.
@@ -102,7 +105,7 @@ class Policies:
             )
         try:
             content = {"name": name, "properties": document.properties}
-            return await self.policies(account).put(key, content, etag=etag)
+            return await (await self.policies(account)).put(key, content, etag=etag)
         finally:
             self._policies.forget(f"{account}/{key}")
 
@@ -119,18 +122,18 @@ class Policies:
             if (deployment.content["policy"] or "").lower() == key:
                 raise Conflict(f"The deployment {deployment.content['name']!r} uses this policy: change it first.")
         try:
-            return bool(NAME.fullmatch(name)) and await self.policies(account).delete(key, etag=etag)
+            return bool(NAME.fullmatch(name)) and await (await self.policies(account)).delete(key, etag=etag)
         finally:
             self._policies.forget(f"{account}/{key}")
 
     # --- blocklists --------------------------------------------------------------------------------------------------
 
-    def lists(self, account: str) -> Documents:
+    async def lists(self, account: str) -> Documents:
         """Return the documents of an account's blocklists, by name in lower case.
 
         Each is ``{"name", "properties": {"description"}, "items": {NAME: {"pattern", "isRegex"}}}``.
         """
-        return Documents(self._blobs, CONTAINER, f"raiblocklist/{account}/")
+        return Documents(await self._blobs(account), CONTAINER, f"raiblocklist/{account}/")
 
     async def put_list(self, account: str, name: str, properties: object, *, etag: str | None) -> Document:
         """Write a blocklist's ``properties``; its items stay.
@@ -139,10 +142,10 @@ class Policies:
             InvalidRequest, BlobExists, BlobChanged: As for ``put_policy``.
         """
         key = _key(name, self._app.lists)
-        kept = await self.lists(account).get(key) if etag is not None else None
+        kept = await (await self.lists(account)).get(key) if etag is not None else None
         items = kept.content["items"] if kept else {}
         content = {"name": name, "properties": _description(properties), "items": items}
-        return await self.lists(account).put(key, content, etag=etag)
+        return await (await self.lists(account)).put(key, content, etag=etag)
 
     async def delete_list(self, account: str, name: str, *, etag: str | None = None) -> bool:
         """Delete a blocklist with its items; False when there was none.
@@ -151,12 +154,12 @@ class Policies:
             Conflict: A policy uses it.
             BlobChanged: It is not the one of ``etag``.
         """
-        policies = self.policies(account)
+        policies = await self.policies(account)
         for policy in await policies.every():
             used = read_policy(policy.content["properties"]).list_names
             if name.lower() in {each.lower() for each in used}:
                 raise Conflict(f"The policy {policy.content['name']!r} uses this blocklist: change it first.")
-        return bool(NAME.fullmatch(name)) and await self.lists(account).delete(name.lower(), etag=etag)
+        return bool(NAME.fullmatch(name)) and await (await self.lists(account)).delete(name.lower(), etag=etag)
 
     async def change_items(
         self, account: str, name: str, *, put: Mapping[str, object] | None = None, delete: Collection[str] = ()
@@ -183,12 +186,25 @@ class Policies:
 
         if not NAME.fullmatch(name):
             update(None)
-        return await self.lists(account).change(name.lower(), update)
+        return await (await self.lists(account)).change(name.lower(), update)
+
+    async def purge(self, account: str, location: str) -> None:
+        """Delete all policies and blocklists of an account that is being purged."""
+        for kind in ("raipolicy", "raiblocklist"):
+            documents = Documents(self._blobs_of(location), CONTAINER, f"{kind}/{account}/")
+            for name in await documents.names():
+                await documents.delete(name)
+
+    async def _blobs(self, account: str) -> BlobStore:
+        found = await self._accounts.get(account)
+        if found is None:
+            raise NotFound("The account does not exist.")
+        return self._blobs_of(found.location)
 
     # --- resolving ---------------------------------------------------------------------------------------------------
 
     async def _read(self, account: str, key: str) -> Policy | None:
-        found = await self.policies(account).get(key) if NAME.fullmatch(key) else None
+        found = await (await self.policies(account)).get(key) if NAME.fullmatch(key) else None
         if found is None:
             return None
         try:
@@ -220,7 +236,7 @@ class Policies:
         try:
             if not NAME.fullmatch(name):
                 raise BlobNotFound
-            blob = await self._blobs.get(CONTAINER, path)
+            blob = await (await self._blobs(account)).get(CONTAINER, path)
         except BlobNotFound:
             raise InvalidRequest(
                 "Invalid 'properties.customBlocklists': it names a blocklist that does not exist.",

@@ -168,8 +168,7 @@ class Tenants:
         }
         await self._documents.put(tenant.id, left, etag=tenant.etag)
         self._accounts.forget(tenant.id)
-        for kind in ("deployment", "raipolicy", "raiblocklist"):
-            await self._remove(f"{kind}/{tenant.id}/")
+        await self._remove(f"deployment/{tenant.id}/")
         await self._remove("key/", lambda document: document.get("account") == tenant.id)
         await self._remove("role/", ends=f"/{tenant.id}")
         await self._forget("deleted", tenant)

@@ -142,3 +142,28 @@ class Tenant:
         messages = [{"role": "user", "content": words}]
         body = {"model": "chat", "messages": messages, "user": user, "stream": stream}
         return await self.caller.post(COMPLETIONS, json=body)
+
+    async def write_list(self, name: str, *terms: str) -> httpx.Response:
+        """Write a blocklist of exact terms."""
+        made = await self.operator.put(f"{self.path}/raiBlocklists/{name}", params=ARM, json={"properties": {}})
+        assert made.status_code in (200, 201), made.text
+        items = [
+            {"name": f"item{n}", "properties": {"pattern": term, "isRegex": False}} for n, term in enumerate(terms)
+        ]
+        return await self.operator.post(
+            f"{self.path}/raiBlocklists/{name}/addRaiBlocklistItems", params=ARM, json=items
+        )
+
+    async def write_policy(self, name: str, blocklist: str) -> httpx.Response:
+        """Write a policy that blocks prompts by a blocklist."""
+        lists = [{"blocklistName": blocklist, "source": "Prompt", "blocking": True}]
+        properties = {"basePolicyName": "Microsoft.DefaultV2", "mode": "Blocking", "customBlocklists": lists}
+        return await self.operator.put(f"{self.path}/raiPolicies/{name}", params=ARM, json={"properties": properties})
+
+    async def use_policy(self, policy: str | None) -> httpx.Response:
+        """Have the deployment go by a policy."""
+        model = {"format": "OpenAI", "name": "rehearsal-chat", "version": "1"}
+        body = {"sku": {"name": "Standard", "capacity": 1000}, "properties": {"model": model, "raiPolicyName": policy}}
+        if policy is None:
+            del body["properties"]["raiPolicyName"]
+        return await self.operator.put(f"{self.path}/deployments/chat", params=ARM, json=body)

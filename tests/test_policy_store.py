@@ -45,7 +45,7 @@ class World:
         self.audit = Audit(self.blobs, self.keys, origin="test")
 
     def policies_with(self, app):
-        return Policies(self.blobs, self.accounts, self.deployments, app)
+        return Policies(lambda _: self.blobs, self.accounts, self.deployments, app)
 
     def other_process(self):
         return World(self.blobs, self.keys)
@@ -133,8 +133,8 @@ async def test_a_policy_is_guarded_by_its_etag(world):
     with pytest.raises(BlobChanged):
         await world.policies.delete_policy("contoso", "strict", etag=written.etag)
 
-    assert await world.policies.policies("contoso").names() == ["strict"]
-    assert (await world.policies.policies("contoso").get("strict")).content["name"] == "strict"
+    assert await (await world.policies.policies("contoso")).names() == ["strict"]
+    assert (await (await world.policies.policies("contoso")).get("strict")).content["name"] == "strict"
 
 
 @pytest.mark.parametrize("name", ["", "a b", "-a", "a.", "x" * 65, "a/b", "Microsoft.Mine", "microsoft.defaultv2"])

@@ -264,3 +264,21 @@ async def test_a_weakness_of_any_region_stops_the_start(world, monkeypatch):
     with pytest.raises(StartupError, match="copies: they are kept elsewhere"):
         await gate.start()
     assert await gate.health() == ["region faraway: deletion is not final here: copies: they are kept elsewhere"]
+
+
+async def test_policies_and_blocklists_are_in_the_accounts_region_and_go_with_it(world):
+    gate = world.open()
+    there = await Tenant.create(gate, "fabrikam", "faraway")
+    await there.write_list("codenames", "Nightjar")
+    await there.write_policy("strict", "codenames")
+    assert (await there.use_policy("strict")).status_code in (200, 201)
+
+    assert (await there.say("Nightjar")).status_code == 400
+    assert not [name for name, data in world.names("local").items() if b"Nightjar" in data or "/rai" in name]
+    assert len([name for name in world.names("faraway") if name.startswith("storage/accounts/rai")]) >= 2
+
+    await there.operator.delete(there.path, params=ARM)
+    await gate.purge_account(await gate.tenants.get("fabrikam"), actor="deployment/operator")
+    assert not [
+        name for name in world.names("faraway") if name.startswith("storage/accounts/rai") and ".lock" not in name
+    ]

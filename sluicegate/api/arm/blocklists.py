@@ -49,7 +49,7 @@ async def get(incoming: Incoming) -> Response:
 async def list_blocklists(incoming: Incoming) -> Response:
     """List an account's blocklists."""
     tenant = await incoming.tenant()
-    found, more = await incoming.gate.policies.lists(tenant.id).page(after=incoming.cursor, limit=PAGE)
+    found, more = await (await incoming.gate.policies.lists(tenant.id)).page(after=incoming.cursor, limit=PAGE)
     shown = [_shown(incoming, tenant, each) for each in found]
     return JSONResponse(incoming.page(shown, found[-1].name if more and found else ""))
 

@@ -43,7 +43,7 @@ async def get(incoming: Incoming) -> Response:
 async def list_policies(incoming: Incoming) -> Response:
     """List the policies that an account's deployments may use: on the first page the operator's, then the account's own."""
     tenant = await incoming.tenant()
-    found, more = await incoming.gate.policies.policies(tenant.id).page(after=incoming.cursor, limit=PAGE)
+    found, more = await (await incoming.gate.policies.policies(tenant.id)).page(after=incoming.cursor, limit=PAGE)
     offered = [] if incoming.cursor else incoming.gate.app_policies.policies.values()
     shown = [_offered(incoming, tenant, each) for each in offered] + [_shown(incoming, tenant, each) for each in found]
     return JSONResponse(incoming.page(shown, found[-1].name if more and found else ""))
