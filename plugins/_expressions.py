@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from plugins._terms import unescaped
+from plugins._escapes import unescaped
 from sluicegate import FilterResults
 from sluicegate.expressions import compile_all
 from sluicegate.streams import StopAt

@@ -5,18 +5,12 @@ What was read keeps the place of each character in the channel, so that what is 
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 
+from plugins._escapes import read_escape
 from sluicegate.requests import ChatRequest, GenerationRequest
-
-_ESCAPE = re.compile(r"\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})|\\u([0-9a-f]{4})|\\(.)", re.DOTALL | re.IGNORECASE)
-_HALF_ESCAPE = re.compile(
-    r"\\(?:u(?:[0-9a-f]{0,3}|d[89ab][0-9a-f]{2}(?:\\(?:u(?:d(?:[c-f][0-9a-f]?)?)?)?)?)?)?\Z", re.IGNORECASE
-)
-_ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
 def is_json(channel: str, request: GenerationRequest) -> bool | None:
@@ -103,20 +97,13 @@ class Reading:
         while index < len(piece):
             char, width = piece[index], 1
             if char == "\\" and self._in_string:
-                if not final and _HALF_ESCAPE.match(piece, index):
+                escape = read_escape(piece, index, final)
+                if escape is None:
                     self._unread = piece[index:]
                     return
-                if escape := _ESCAPE.match(piece, index):
-                    char, width = _unescaped(escape), len(escape[0])
+                char, width = escape
             yield char, width
             index += width
-
-
-def _unescaped(escape: re.Match[str]) -> str:
-    high, low, unit, char = escape.groups()
-    if high:
-        return chr(0x10000 + ((int(high, 16) - 0xD800) << 10) + int(low, 16) - 0xDC00)
-    return chr(int(unit, 16)) if unit else _ESCAPED.get(char, char)
 
 
 @lru_cache(4096)

@@ -15,6 +15,7 @@ from functools import lru_cache
 
 import regex
 
+from plugins._escapes import read_escape, unescaped
 from sluicegate import FilterResults
 from sluicegate.streams import StopAt
 
@@ -24,15 +25,8 @@ _IS_WORD = regex.compile(_WORD, regex.V1)
 _INVISIBLE = regex.compile(r"[\p{Default_Ignorable_Code_Point}\p{Cf}\p{Cc}]", regex.V1)
 _JOINS = regex.compile(r"[[\p{Script=Inherited}&&\p{M}]\u1160-\u11ff]", regex.V1)
 """Marks of no script, and the later letters of a Korean syllable: what may make one character with the one before."""
-_ESCAPE = regex.compile(
-    r"\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})|\\u([0-9a-f]{4})|\\(.)", regex.DOTALL | regex.IGNORECASE
-)
-_HALF_ESCAPE = regex.compile(
-    r"\\(?:u(?:[0-9a-f]{0,3}|d[89ab][0-9a-f]{2}(?:\\(?:u(?:d(?:[c-f][0-9a-f]?)?)?)?)?)?)?\Z", regex.IGNORECASE
-)
 _BEGINNING = 4
 """Characters by which terms are looked up."""
-_ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
 class Terms:
@@ -234,11 +228,11 @@ class _Reading:
         while position < len(text):
             char, width = text[position], 1
             if char == "\\" and self._unescapes:
-                if not final and _HALF_ESCAPE.match(text, position):
+                escape = read_escape(text, position, final)
+                if escape is None:
                     self._unread = text[position:]
                     return
-                if escape := _ESCAPE.match(text, position):
-                    char, width = _unescaped_char(escape), len(escape[0])
+                char, width = escape
             yield char, width
             position += width
 
@@ -296,15 +290,3 @@ def _folded_char(char: str) -> str:
     if char.isspace():
         return " "
     return "" if _INVISIBLE.match(char) else unicodedata.normalize("NFKC", char).casefold()
-
-
-def unescaped(text: str) -> str:
-    """Return a text as JSON's readers read it."""
-    return str(_ESCAPE.sub(_unescaped_char, text))
-
-
-def _unescaped_char(escape: regex.Match[str]) -> str:
-    high, low, unit, char = escape.groups()
-    if high:
-        return chr(0x10000 + ((int(high, 16) - 0xD800) << 10) + int(low, 16) - 0xDC00)
-    return chr(int(unit, 16)) if unit else str(_ESCAPED.get(char, char))

@@ -345,8 +345,9 @@ class Hooks(Protocol):
         """Yield what the next filter, and finally the caller, will see of one choice of the answer.
 
         One chain of filters runs per choice, so every chunk has the same ``index``. A filter that needs to see more
-        than one chunk at a time holds back with the helpers of :mod:`sluicegate.streams`; one that reads text and does not
-        change it leaves that, and the policy's mode, to :func:`sluicegate.vetting.vet`. Text in ``tool_calls`` and ``refusal``
+        than one chunk at a time holds back with the helpers of :mod:`sluicegate.streams`, and where the policy is asynchronous
+        (``flows``) lets text go that it would only note or block; one that reads text in windows and does not change it leaves
+        that, and the policy's mode, to :func:`sluicegate.vetting.vet`. Text in ``tool_calls`` and ``refusal``
         reaches the caller too. A filter passes the ``finish_reason`` on, after which no text follows; to end the answer early
         it raises.
 
