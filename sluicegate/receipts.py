@@ -191,6 +191,19 @@ class Receipts:
         if failed:
             raise failed[0]
 
+    async def unfinished(self, before: datetime) -> int:
+        """Return how many removals were begun by then and have no receipt; nothing is changed."""
+        count = 0
+        async for blob in self._blobs.list(OWED):
+            try:
+                document, _ = await self._read_owed(blob.name)
+                count += document["began"] <= timestamp(before)
+            except BlobNotFound:
+                continue
+            except SealBroken:
+                count += 1
+        return count
+
     # --- reading -----------------------------------------------------------------------------------------------------
 
     async def get(self, account: str | None, id: str) -> Receipt:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sluicegate.accounts import Accounts, Resident
 from sluicegate.audit import Audit
@@ -30,6 +30,11 @@ from sluicegate.services import BlobStore, KeyService
 from sluicegate.uploaded_files import UploadedFiles
 from sluicegate.vault import Vault
 from sluicegate.weaknesses import Weaknesses
+
+PATIENCE = timedelta(hours=2)
+"""A removal that has no receipt after so long is told of: the hourly timer has been at it in vain, or was not."""
+RUN_TIME = timedelta(minutes=25)
+"""For one run of the timer; ``host.json`` has a function ended after 30 minutes, which tells nobody what was left."""
 
 log = logging.getLogger(__name__)
 
@@ -130,8 +135,18 @@ class Region:
             What went, or None when another process is at it.
 
         Raises:
-            PurgeIncomplete: Something due is left, or a checkpoint was not published; the next run tries again.
+            PurgeIncomplete: Something due is left, or a checkpoint was not published, or it took too long; the next run goes on.
         """
+        limit = asyncio.timeout(RUN_TIME.total_seconds())
+        try:
+            async with limit:
+                return await self._purge_alone(plugins, residents)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise PurgeIncomplete([f"what was not done within {RUN_TIME}, when the run was stopped"]) from None
+
+    async def _purge_alone(self, plugins: Plugins, residents: Residents) -> Summary | None:
         try:
             return await Lease(self.blobs, "purge", clock=self._clock).run(lambda: self._purge(plugins, residents))
         except LeaseHeld:
@@ -183,12 +198,17 @@ class Region:
     async def degraded(self) -> list[str]:
         """Return what the operator should mend here, a line each."""
         try:
-            overdue = await self.vault.overdue(self._clock())
+            now = self._clock()
+            overdue = await self.vault.overdue(now)
+            unfinished = await self.receipts.unfinished(now - PATIENCE)
+            hidden = await self.vault.unfinished(now - PATIENCE)
             weaknesses = await self.weaknesses.unaccepted()
         except SluicegateError as error:
             return [f"storage or keys cannot be reached ({type(error).__name__})"]
         return [
             *(f"retained data of {day} is overdue for deletion" for day in overdue),
+            *([f"removals that have had no receipt for two hours: {unfinished}"] if unfinished else []),
+            *([f"deletions that left data in storage, which nobody is shown: {hidden}"] if hidden else []),
             *(f"deletion is not final here: {sentence}" for sentence in weaknesses),
         ]
 

@@ -31,6 +31,7 @@ from sluicegate.day_layout import (
     days_in,
     due,
     has_ended,
+    is_day,
     key_name,
     keyring,
     purged,
@@ -408,6 +409,10 @@ class Vault:
             raise PurgeIncomplete(left)
         return combined(gone)
 
+    async def unfinished(self, before: datetime) -> int:
+        """Return how many deletions by record, user or account should have been finished by then, and are not."""
+        return len([blob async for blob in self._blobs.list(PENDING) if _ended(blob.name.partition("/")[0], before)])
+
     async def plugins(self, account: str) -> tuple[str, ...]:
         """Return which plugins keep anything of an account, by the storage layout alone, sorted."""
         found: set[str] = set()
@@ -482,6 +487,11 @@ class Vault:
             if not IS_DELETION.fullmatch(blob.name):
                 return False
         return True
+
+
+def _ended(day: str, moment: datetime) -> bool:
+    """Return whether a day's writers had ended by then; of what is no day, that says its name."""
+    return not is_day(day) or has_ended(day, moment)
 
 
 async def _always(account: str) -> bool:

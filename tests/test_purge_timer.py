@@ -10,6 +10,7 @@ from threading import Thread
 import pytest
 
 from plugins import local_folder
+from sluicegate import regions
 from sluicegate.app import Sluicegate
 from sluicegate.audit import CONTAINER as LOG
 from sluicegate.audit_entries import Event
@@ -19,9 +20,11 @@ from sluicegate.deployments import Deployment
 from sluicegate.errors import PurgeIncomplete, StartupError
 from sluicegate.first_run import use_embedded_settings
 from sluicegate.lease import CONTAINER as LEASES
+from sluicegate.regions import PATIENCE, RUN_TIME
+from sluicegate.removals import Found, Kind
 from sluicegate.tenants import RECOVERABLE, Scope
 from sluicegate.testing import FrozenClock
-from sluicegate.types import Role
+from sluicegate.types import OfRecord, Role
 from tests.conftest import ROOT
 
 DAY = timedelta(days=1)
@@ -295,3 +298,52 @@ async def test_a_deleted_account_is_purged_when_it_can_no_longer_be_restored(ope
     assert await app.deployments.documents("contoso").names() == []
     assert await app.accounts.roles_in("contoso") == {}
     assert len(await app.regions.home.receipts.list("contoso")) == 1
+
+
+async def test_a_removal_that_gets_no_receipt_for_hours_degrades_health(open_app, blobs, clock):
+    app = open_app()
+    await app.regions.home.receipts.begin(
+        Kind.DELETE_USER, "contoso", "0" * 64, Found(1, 1, "0" * 64, 1), actor="contoso/officer"
+    )
+    clock.advance(PATIENCE / 2)
+    assert await open_app().health() == []
+
+    clock.advance(PATIENCE / 2)
+    assert await open_app().health() == ["removals that have had no receipt for two hours: 1"]
+
+    await app.accounts.create("contoso", location="local")
+    await app.purge()
+    assert await open_app().health() == []
+
+
+async def test_a_deletion_that_cannot_be_finished_degrades_health_and_fails_the_timer(open_app, blobs, clock):
+    app = open_app()
+    await keep_one(app, blobs)
+    [batch] = [name for name in await names(blobs, "ret-20260101") if "/deletions/" not in name]
+    await blobs.put("ret-20260101", batch, b"damaged")
+    with pytest.raises(PurgeIncomplete):
+        await app.regions.home.vault.store("contoso", "keep_encrypted").purge(OfRecord("one"))
+    clock.advance(DAY)
+
+    assert await left_by(app)
+
+    assert await open_app().health() == ["deletions that left data in storage, which nobody is shown: 1"]
+
+
+async def test_a_run_that_hangs_is_stopped_fails_and_leaves_the_lease_to_the_next(open_app, blobs, monkeypatch):
+    app = open_app()
+    monkeypatch.setattr(regions, "RUN_TIME", timedelta(seconds=0.1))
+    hanging = asyncio.Event()
+    monkeypatch.setattr(app.regions.home.vault, "make_keys", lambda now: hanging.wait())
+
+    assert await left_by(app) == ("what was not done within 0:00:00.100000, when the run was stopped",)
+
+    monkeypatch.undo()
+    assert await names(blobs, LEASES) == []
+    assert "local" in await app.purge()
+
+
+def test_a_run_ends_before_the_host_would_end_it():
+    hours, minutes, seconds = map(int, json.loads((ROOT / "host.json").read_text())["functionTimeout"].split(":"))
+
+    assert timedelta(hours=hours, minutes=minutes, seconds=seconds) > RUN_TIME
