@@ -1,4 +1,4 @@
-"""The command line: ``python -m sluicegate serve | check | describe | classify | demo | …``; ``--help`` lists all."""
+"""The command line: ``python -m sluicegate serve | check | describe | classify | validate | …``; ``--help`` lists all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from sluicegate import __version__
-from sluicegate.cli import classify, control_plane, encryption, modified_filters, receipts
+from sluicegate.cli import classify, control_plane, encryption, modified_filters, receipts, validate
 from sluicegate.errors import SluicegateError, StartupError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +36,7 @@ With Python (.venv/bin/python has the openai package):
 
 
 def main() -> int:
-    """Run one command; the exit status is 1 when the app cannot start. ``classify`` has others: ``classify --help``."""
+    """Run one command; the exit status is 1 when the app cannot start. ``classify`` and ``validate`` have others: ``--help``."""
     parser = argparse.ArgumentParser(
         prog="python -m sluicegate", description="Azure OpenAI's data process, in the open."
     )
@@ -49,6 +49,7 @@ def main() -> int:
     described = commands.add_parser("describe", help="say what happens to data here, or to one account's, in order")
     described.add_argument("account", nargs="?", help="the account; without it the whole deployment")
     classify.add_command(commands)
+    validate.add_command(commands)
     modified_filters.add_command(commands)
     encryption.add_commands(commands)
     commands.add_parser("demo", help="a guided tour against a throw-away data folder")
@@ -62,6 +63,8 @@ def main() -> int:
     if arguments.command == "verify-receipt":
         # Before any setting is read: whoever checks a receipt may have nothing else of ours.
         return receipts.verify_receipt_command(arguments)
+    if arguments.command == "validate":
+        return validate.validate_command(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         if arguments.command == "classify":

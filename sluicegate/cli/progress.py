@@ -30,13 +30,14 @@ class Progress:
         self._draws = draws
         self._started = self._said = clock()
 
-    def advance(self, read: int) -> None:
-        """Count one row more.
+    def advance(self, read: int, rows: int = 1) -> None:
+        """Count rows.
 
         Args:
             read: How many bytes of the input were read so far.
+            rows: How many more there are.
         """
-        self.rows += 1
+        self.rows += rows
         now = self._clock()
         if now - self._said < (REDRAW_S if self._draws else LINE_S):
             return
