@@ -396,10 +396,14 @@ class Accounts:
         document = await self._document(f"key/{digest}")
         if document is None:
             return None
+        account = await self._document(f"account/{document['account']}")
         if "generation" in document:
-            account = await self._document(f"account/{document['account']}") or {"deleted": True}
+            account = account or {"deleted": True}
             if account.get("deleted") or account["api_keys"].get(document["name"]) != document["generation"]:
                 return None
+        elif account is not None and account.get("deleted") and document["role"] != Role.OPERATOR.value:
+            # An operator may restore or purge it.
+            return None
         return Principal(document["account"], Role(document["role"]), document["name"])
 
     async def _document(self, name: str) -> Any:

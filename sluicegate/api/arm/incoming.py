@@ -17,6 +17,7 @@ from sluicegate.api.data_plane import read_body
 from sluicegate.api.encoding import encode
 from sluicegate.app import Sluicegate
 from sluicegate.audit_entries import Event
+from sluicegate.deployments import NAME
 from sluicegate.errors import InvalidRequest, NotFound, PreconditionFailed
 from sluicegate.tenants import Scope, Tenant
 from sluicegate.types import Principal
@@ -185,6 +186,12 @@ def check_names(params: Mapping[str, str]) -> None:
             "The account name is invalid: use 2 to 64 letters, digits and _.-, a letter or digit first, and no dot at the end.",
             code="InvalidResourceName",
         )
+    for part in ("policy", "blocklist", "item"):
+        if part in params and not NAME.fullmatch(params[part]):
+            raise InvalidRequest(
+                f"The {part} name is invalid: use 1 to 64 letters, digits and _.-, a letter or digit first, and no dot at the end.",
+                code="InvalidResourceName",
+            )
 
 
 def shown_etag(etag: str) -> str:
