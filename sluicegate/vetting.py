@@ -415,12 +415,19 @@ class _Flowing:
                 return
             chunk = self._told(chunk.content_filter_results, offsets.start_offset, offsets.end_offset)
         end = self._cutter.place(chunk, self.due).end
-        if reason := chunk.finish_reason:
-            chunk = replace(chunk, finish_reason=None)
-        if not reason or chunk != Chunk(index=chunk.index):
+        last = None
+        if chunk.finish_reason:
+            # With the verdicts of filters before this one, on the whole answer.
+            last = Chunk(
+                index=chunk.index,
+                finish_reason=chunk.finish_reason,
+                content_filter_results=chunk.content_filter_results,
+            )
+            chunk = replace(chunk, finish_reason=None, content_filter_results={})
+        if not last or chunk != Chunk(index=chunk.index):
             self.waiting.append((chunk, end - LAG))
-        if reason:
-            self.waiting.append((Chunk(index=chunk.index, finish_reason=reason), end))
+        if last:
+            self.waiting.append((last, end))
         yield from self._ready()
 
     def end(self) -> None:

@@ -244,16 +244,11 @@ def test_words_and_personal_data_flow_too_and_are_reported_at_the_end(client, cu
             cues.give(name)
 
     assert "".join(choice.delta.content or "" for choice in received) == "Write to jo@example.com now."
-    told = [
-        choice.model_extra["content_filter_results"]
-        for choice in received
-        if choice.model_extra["content_filter_results"].keys() & {"profanity", "personally_identifiable_information"}
-    ]
-    merged = {category: result for results in told for category, result in results.items()}
-    assert merged["profanity"] == {"filtered": False, "detected": False}
-    personal = merged["personally_identifiable_information"]
-    assert (personal["detected"], personal["redacted_text"]) == (True, "Write to [Email] now.")
-    assert received[-1].finish_reason == "stop"
+    end = received[-1]
+    assert (end.finish_reason, end.delta.content) == ("stop", None)
+    results = end.model_extra["content_filter_results"]
+    assert results["profanity"] == {"filtered": False, "detected": False}
+    assert results["personally_identifiable_information"]["redacted_text"] == "Write to [Email] now."
 
 
 def test_profanity_ends_an_answer_that_flows(http):
