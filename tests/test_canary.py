@@ -136,6 +136,7 @@ def what_any_deployment_sees(run: Run, _: Cues) -> None:
         run.send("GET", "/openai/v1/models", headers=headers)
     upload = {"file": (f"{canary('the name of a file')}.jsonl", canary("a file").encode())}
     run.send("POST", "/openai/v1/files", files=upload, data={"purpose": canary("a purpose")})
+    files_that_are_taken(run)
     officer = {"api-key": run.server.credentials["officer_key"]}
     forgotten = canary("a user who is forgotten")
     run.post("chat/completions", {"messages": [says(canary("what is forgotten"))], "user": forgotten, **short})
@@ -146,6 +147,23 @@ def what_any_deployment_sees(run: Run, _: Cues) -> None:
     run.send(
         "POST", "/admin/functions/purge", headers={"prefer": "wait"}, content=json.dumps({"input": canary("a timer")})
     )
+
+
+def files_that_are_taken(run: Run) -> None:
+    def form(which: str) -> dict[str, Any]:
+        file = (f"{run.canary(f'the name of {which}')}.jsonl", run.canary(which).encode())
+        return {"files": {"file": file}, "data": {"purpose": "fine-tune"}}
+
+    kept, deleted = (
+        run.send("POST", "/openai/v1/files", **form(which)).json()["id"] for which in ("a kept file", "a deleted file")
+    )
+    refused = form("a file beside another")
+    refused["files"]["more"] = refused["files"]["file"]
+    run.send("POST", "/openai/v1/files", **refused)
+    headers = {"api-key": run.server.credentials["api_key"]}
+    for path in ("", f"/{kept}", f"/{kept}/content"):
+        httpx.get(f"{run.server.endpoint}/openai/v1/files{path}", headers=headers, timeout=60).raise_for_status()
+    run.send("DELETE", f"/openai/v1/files/{deleted}")
 
 
 def what_scripts_do(run: Run, cues: Cues) -> None:

@@ -64,13 +64,24 @@ async def test_who_takes_the_key_away_is_not_served_and_who_gives_it_back_is(dat
     assert run(*named, data=data) == (0, "0 data keys wrapped anew\n", "")
     with Server(data) as server:
         assert ask(server).status_code == 200
+        files = f"{server.endpoint}/openai/v1/files"
+        caller = {"api-key": server.credentials["api_key"]}
+        form = {"files": {"file": (f"{CANARY}.jsonl", CANARY.encode())}, "data": {"purpose": "fine-tune"}}
+        kept, doomed = (httpx.post(files, headers=caller, **form, timeout=60).json()["id"] for _ in range(2))
     [ring] = list((data / "storage").glob("keyring-*/default/keep_encrypted/_*"))
     assert json.loads(ring.read_bytes())["customer"]["vault"] == f"folder:{vault}"
 
     vault.rename(vault.with_name("taken"))
     with Server(data) as server:
         refused = [ask(server, stream=stream) for stream in (False, True)]
-        refused.append(ask(server, "embeddings", model="embedding", input=CANARY, messages=None))
+        surface = f"{server.endpoint}/openai/v1"
+        files, embedding = f"{surface}/files", {"model": "embedding", "input": CANARY}
+        refused.append(httpx.post(f"{surface}/embeddings", headers=caller, json=embedding, timeout=60))
+        refused += [
+            httpx.get(files + rest, headers=caller, timeout=60) for rest in ("", f"/{kept}", f"/{kept}/content")
+        ]
+        refused.append(httpx.post(files, headers=caller, **form, timeout=60))
+        assert httpx.delete(f"{files}/{doomed}", headers=caller, timeout=60).json()["deleted"]
         headers = {"api-key": server.credentials["officer_key"]}
         listed = httpx.get(f"{server.endpoint}/governance/retained?reason=test", headers=headers, timeout=60)
         deleted = httpx.delete(
@@ -78,7 +89,7 @@ async def test_who_takes_the_key_away_is_not_served_and_who_gives_it_back_is(dat
         )
         assert httpx.get(f"{server.endpoint}/healthz", timeout=60).json()["status"] == "ok"
 
-    for answer in refused[:2]:
+    for answer in refused:
         assert answer.status_code == 403
         assert answer.json()["error"]["code"] == "EncryptionKeyRevoked"
         assert answer.json()["error"]["message"].startswith(
