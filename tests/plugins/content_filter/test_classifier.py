@@ -232,3 +232,18 @@ def test_windows_cover_the_tokens(count: int) -> None:
 
     assert sorted({token for part in parts for token in part}) == ids
     assert max(map(len, parts)) <= 128
+
+
+def test_the_runtime_tells_its_maker_nothing(tmp_path) -> None:
+    """It would keep a queue of reports, and an id of the device, in the home folder."""
+    program = (
+        "from plugins.content_filter.classifier import Classifier\n"
+        "Classifier.load().classify('I am going to stab you in the throat tonight.')"
+    )
+    unset = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+
+    subprocess.run(
+        [sys.executable, "-c", program], cwd=WEIGHTS.parents[2], env={**unset, "HOME": str(tmp_path)}, check=True
+    )
+
+    assert list(tmp_path.iterdir()) == []
