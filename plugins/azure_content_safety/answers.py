@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ SHORTEST_PROTECTED = 110
 MOST_GROUNDED, MOST_QUERY, MOST_SOURCES = 7_500, 7_500, 55_000
 """Characters of answer, question and sources in one question about groundedness."""
 GROUNDED = "ungrounded_material"
+PROTECTED = ("protected_material_text", "protected_material_code")
 
 
 async def filtered(
@@ -35,7 +37,8 @@ async def filtered(
     """Yield a choice's chunks once they are vetted."""
     detector = _Detector(with_blocklists(policy, config.blocklists), config)
     grounding = _Grounding(request, policy, config)
-    async with vet(chunks, detector.detect, request, policy, WINDOWS) as vetted:
+    vetting = vet(chunks, detector.detect, request, policy, WINDOWS) if detector.looks else nullcontext(chunks)
+    async with vetting as vetted:
         async for chunk in vetted:
             grounding.read(chunk)
             if chunk.finish_reason is not None and (results := await grounding.results()):
@@ -44,12 +47,20 @@ async def filtered(
 
 
 class _Detector:
-    """Asks about windows of one choice, whatever the policy looks for in answers."""
+    """Asks about windows of one choice, whatever the policy looks for in answers.
+
+    Attributes:
+        looks: Whether it looks for anything.
+    """
 
     def __init__(self, policy: Policy, config: Config) -> None:
         self._policy = policy
         self._config = config
         self._harms = tuple(each for each in CATEGORIES if config.harms and policy.is_on(each, Source.COMPLETION))
+        self._protected = tuple(
+            each for each in PROTECTED if config.protected_material and policy.is_on(each, Source.COMPLETION)
+        )
+        self.looks = bool(self._harms or self._protected or config.blocklists)
 
     async def detect(self, window: str) -> FilterResults:
         """Return the verdicts on one window."""
@@ -61,9 +72,9 @@ class _Detector:
         questions = []
         if self._harms or self._config.blocklists:
             questions.append(self._analysed(text))
-        if self._config.protected_material and self._policy.is_on("protected_material_text", Source.COMPLETION):
+        if "protected_material_text" in self._protected:
             questions.append(self._protected_text(text))
-        if self._config.protected_material and self._policy.is_on("protected_material_code", Source.COMPLETION):
+        if "protected_material_code" in self._protected:
             questions.append(self._protected_code(text))
         return questions
 

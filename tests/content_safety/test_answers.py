@@ -9,7 +9,7 @@ import pytest
 
 from plugins import azure_content_safety
 from sluicegate.errors import FilterUnavailable, Refused
-from sluicegate.policies import DEFAULT, DEFAULT_V2, NOT_FILTERED, ContentFilter, Mode, Source
+from sluicegate.policies import DEFAULT, DEFAULT_V2, NOT_FILTERED, ContentFilter, Mode, Policy, Source
 from sluicegate.requests import ChatRequest
 from sluicegate.testing import check_chunking, post_filtered
 from sluicegate.types import Chunk
@@ -97,6 +97,22 @@ async def test_a_list_of_the_resource_ends_an_answer(stand_in, settings):
         await post_filtered(azure_content_safety, "It is Nightjar.", blocklists=("codenames",), **settings)
 
     assert refused.value.results["custom_blocklists"]["details"] == [{"filtered": True, "id": "codenames"}]
+
+
+async def test_where_nothing_is_looked_for_nothing_waits_and_nobody_asks(stand_in, config):
+    given = [Chunk("a "), Chunk("[Violence 6]"), Chunk(finish_reason="stop")]
+    taken = []
+
+    async def source():
+        for chunk in given:
+            taken.append(chunk)
+            yield chunk
+
+    async for chunk in azure_content_safety.post_filter(source(), request("hi"), Policy("none"), config()):
+        assert chunk is taken[-1]
+
+    assert taken == given
+    assert stand_in.calls == []
 
 
 async def test_a_call_costs_the_same_however_long_the_answer_is(stand_in, config):
