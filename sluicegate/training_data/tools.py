@@ -10,6 +10,8 @@ from pydantic_core import from_json
 
 from sluicegate.training_data.findings import Path, Say
 
+MOST_ENUM = 1000
+"""Values of an enumeration that arguments are held against: a row may have as many calls as it has values."""
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
@@ -129,8 +131,10 @@ def _is_schema(schema: Any) -> bool:
     kinds = schema.get("type", [])
     properties, required = schema.get("properties", {}), schema.get("required", [])
     alternatives = [schema[key] for key in ("anyOf", "oneOf", "allOf") if key in schema]
+    kinds = kinds if isinstance(kinds, list) else [kinds]
     return (
-        all(isinstance(kind, str) and kind in _TYPES for kind in (kinds if isinstance(kinds, list) else [kinds]))
+        len(kinds) <= len(_TYPES)
+        and all(isinstance(kind, str) and kind in _TYPES for kind in kinds)
         and isinstance(properties, dict)
         and all(map(_is_schema, properties.values()))
         and isinstance(required, list)
@@ -154,7 +158,7 @@ def _fits(given: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
 def _is_of(value: Any, schema: Any) -> bool:
     if not isinstance(schema, dict):
         return schema is True
-    if "enum" in schema and value not in schema["enum"]:
+    if "enum" in schema and len(schema["enum"]) < MOST_ENUM and value not in schema["enum"]:
         return False
     kinds = schema.get("type", [])
     if not kinds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -235,6 +236,25 @@ def test_a_line_without_end_is_not_held():
 
     assert held < 100_000
     assert list(found.feed(b"\nab\n")) == [None, b"ab"]
+
+
+async def test_the_event_loop_turns_while_a_server_validates():
+    turns = 0
+
+    async def source() -> AsyncIterator[bytes]:
+        yield b"{\n" * 400_000
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    turning = asyncio.create_task(turn())
+    await validate_async(source())
+    turning.cancel()
+
+    assert turns > 10
 
 
 async def test_the_server_reads_the_same_from_an_asynchronous_source():
