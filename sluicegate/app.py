@@ -35,6 +35,7 @@ from sluicegate.plugins import Plugins
 from sluicegate.policy_store import Policies
 from sluicegate.publishing import WEBHOOK, Sink, StoreSink, Webhook
 from sluicegate.regions import Region, Regions, Residents
+from sluicegate.removals import TIMER
 from sluicegate.requests import Request
 from sluicegate.retention import Summary, delete
 from sluicegate.rewrapping import Rewrapped
@@ -341,7 +342,7 @@ class Sluicegate:
         left: list[str] = []
         for tenant in due:
             try:
-                await self.purge_account(tenant, actor="timer/purge")
+                await self.purge_account(tenant, actor=TIMER)
             except PurgeIncomplete as error:
                 left += error.left
             except SluicegateError as error:

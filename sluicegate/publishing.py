@@ -25,6 +25,7 @@ from sluicegate.audit_entries import Event, LogBroken, canonical
 from sluicegate.checkpoints import Checkpoint, read_checkpoint
 from sluicegate.errors import BlobExists, BlobNotFound, SealBroken, SluicegateError, StartupError
 from sluicegate.merkle import is_consistent
+from sluicegate.removals import TIMER
 from sluicegate.services import BlobStore, check_names
 
 CONTAINER = "checkpoints"
@@ -32,7 +33,6 @@ SENT = "checkpoints-sent"
 """Where it is noted which sink got the checkpoint of which day last."""
 WEBHOOK = "webhook:"
 SINK_S = 30
-ACTOR = "timer/purge"
 
 
 class Sink(Protocol):
@@ -203,7 +203,7 @@ class Publisher:
         if sink is not None:
             await sink.send(day, checkpoint, await self._audit.key.public(checkpoint.key_id))
         evidence = {"size": checkpoint.size, "root": checkpoint.root.hex(), "sink": number}
-        await self._audit.append(Event(ACTOR, "checkpoint.publish", subject=day, evidence=evidence))
+        await self._audit.append(Event(TIMER, "checkpoint.publish", subject=day, evidence=evidence))
         await self._blobs.put(SENT, str(number), day.encode())
         return True
 

@@ -25,6 +25,8 @@ WITHOUT_KEYS = (
     "No key was destroyed: a copy of the storage that was made before stays readable, to whoever may use its day's key, "
     "until that key is destroyed with the day."
 )
+TIMER = "timer/purge"
+"""Who purges, in the audit log."""
 LATE = (
     "What other processes were writing meanwhile may have arrived after the listing: no reader shows it, and the next purge "
     "removes it."

@@ -16,12 +16,12 @@ from datetime import datetime, timedelta
 from traceback import format_tb
 from typing import Any, Protocol, TypeVar
 
-from sluicegate.day_layout import Tally
+from sluicegate.day_layout import CEILING_DAYS, Tally, combined
 from sluicegate.errors import PurgeIncomplete, SluicegateError
 from sluicegate.receipts import Owed, Receipt, Receipts
-from sluicegate.removals import Evidence, Found, Kind, Removal
+from sluicegate.removals import TIMER, Evidence, Found, Kind, Removal
 from sluicegate.types import Expired, OfAccount, OfRecord, OfUser, Purged, Scope
-from sluicegate.vault import CEILING_DAYS, TIMER, Vault, combined
+from sluicegate.vault import Vault
 
 PLUGIN_TIME = timedelta(minutes=5)
 """For all that one plugin does in one run of the timer."""

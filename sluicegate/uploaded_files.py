@@ -36,9 +36,8 @@ from sluicegate.errors import (
 from sluicegate.file_reading import OpenFile
 from sluicegate.files import LONGEST, Files, FileStore
 from sluicegate.receipts import Receipt, Receipts
-from sluicegate.removals import Evidence, Found, Kind
+from sluicegate.removals import TIMER, Evidence, Found, Kind
 from sluicegate.services import BlobStore
-from sluicegate.vault import TIMER
 
 CONTAINER = "uploaded-files"
 CONTENT = "uploads"

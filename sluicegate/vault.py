@@ -42,7 +42,7 @@ from sluicegate.deletion import Deletion, DeletionLog, batches, count_hidden, re
 from sluicegate.errors import BlobChanged, BlobNotFound, PurgeIncomplete, SealBroken, ServiceError, SluicegateError
 from sluicegate.group_commit import GroupCommit
 from sluicegate.reading import Reader, Record
-from sluicegate.removals import Ledger, Unrecorded
+from sluicegate.removals import TIMER, Ledger, Unrecorded
 from sluicegate.services import BlobStore, KeyService, check_names
 from sluicegate.types import Expired, OfAccount, OfRecord, OfUser, Purged, Scope, utc_now
 
@@ -61,8 +61,6 @@ DAYS_AHEAD = 2
 IN_FLIGHT = 4
 MAX_BATCH_BYTES = 4 << 20
 MAX_RECORD_BYTES = 256 << 20
-TIMER = "timer/purge"
-"""Who purges, in the audit log."""
 _STORES = 10_000
 _RECORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=@+-]{0,199}")
 _USER = re.compile(r"[0-9a-f]{64}")
