@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import Field
 
 from sluicegate import Exchange, PluginConfig, Purged, Scope, hookimpl
-from sluicegate.vault import CEILING_DAYS, Store
+from sluicegate.store import CEILING_DAYS, Store
 
 NAMES_THE_USER = frozenset({"user", "safety_identifier", "user_security_context"})
 

@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 from sluicegate.accounts import Account
 from sluicegate.app import Sluicegate
 from sluicegate.config import Step
+from sluicegate.day_layout import CEILING_DAYS
 from sluicegate.deployments import Deployment
 from sluicegate.deployments import read as read_deployment
 from sluicegate.errors import SluicegateError, StartupError
 from sluicegate.policies import Policy, Source
 from sluicegate.publishing import WEBHOOK
-from sluicegate.vault import CEILING_DAYS
 from sluicegate.weaknesses import name_of
 
 _STAGES = (

@@ -6,7 +6,8 @@ import base64
 import json
 from collections.abc import AsyncIterator
 
-from sluicegate.vault import Record, Vault
+from sluicegate.store import Record
+from sluicegate.vault import Vault
 
 _CHUNK_BYTES = 256 << 10
 

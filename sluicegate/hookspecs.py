@@ -20,6 +20,7 @@ from sluicegate.accounts import Accounts
 from sluicegate.policies import Policy
 from sluicegate.requests import EmbeddingRequest, GenerationRequest, Request
 from sluicegate.services import BlobStore, KeyService
+from sluicegate.store import Store
 from sluicegate.types import (
     Chunk,
     Classification,
@@ -33,7 +34,6 @@ from sluicegate.types import (
     Scope,
     TextSource,
 )
-from sluicegate.vault import Store
 
 hookspec = HookspecMarker("sluicegate")
 hookimpl = HookimplMarker("sluicegate")

@@ -29,10 +29,10 @@ PUBLIC = {
     "sluicegate.requests",
     "sluicegate.scopes",
     "sluicegate.services",
+    "sluicegate.store",
     "sluicegate.streams",
     "sluicegate.testing",
     "sluicegate.types",
-    "sluicegate.vault",
     "sluicegate.vetting",
 }
 """What plugins may import of Sluicegate; everything else may change without notice."""

@@ -6,9 +6,10 @@ import pytest
 
 from sluicegate.errors import SealBroken
 from sluicegate.export import export
+from sluicegate.store import MAX_BATCH_BYTES
 from sluicegate.testing import FrozenClock, MemoryKeys, MemoryStorage
 from sluicegate.types import OfUser
-from sluicegate.vault import MAX_BATCH_BYTES, Vault
+from sluicegate.vault import Vault
 from tests.test_vault import DAY, NEW_YEAR
 
 ALICE, BOB = "a1" * 32, "b0" * 32

@@ -3,9 +3,10 @@ import asyncio
 import pytest
 
 from sluicegate.errors import SealBroken
+from sluicegate.store import Record
 from sluicegate.testing import MemoryStorage
 from sluicegate.types import OfRecord, OfUser
-from sluicegate.vault import Record, Vault
+from sluicegate.vault import Vault
 from tests.test_vault import DAY, KEYRING, blobs, clock, keys, names, store, vault
 
 FIXTURES = blobs, clock, keys, store, vault

@@ -5,11 +5,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from plugins import local_folder
+from sluicegate.day_layout import due
 from sluicegate.errors import KeyUnavailable, PurgeIncomplete, SealBroken, StorageUnavailable
 from sluicegate.services import WrappedKey
+from sluicegate.store import MAX_BATCH_BYTES, MAX_RECORD_BYTES, Record
 from sluicegate.testing import FrozenClock, MemoryKeys, MemoryStorage
 from sluicegate.types import Expired, Purged
-from sluicegate.vault import MAX_BATCH_BYTES, MAX_RECORD_BYTES, Record, Vault, due
+from sluicegate.vault import Vault
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)

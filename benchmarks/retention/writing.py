@@ -11,10 +11,10 @@ from itertools import count
 from unittest.mock import patch
 
 from benchmarks.retention.places import opened
-from sluicegate import vault
 from sluicegate.services import BlobStore
+from sluicegate.store import MAX_BATCH_BYTES, Store
 from sluicegate.testing import MemoryKeys
-from sluicegate.vault import Store, Vault
+from sluicegate.vault import IN_FLIGHT, Vault
 
 RECORD = os.urandom(4 << 10)
 _serial = count()
@@ -70,8 +70,8 @@ async def alone(url: str, rounds: int, calls: int) -> tuple[float, float, float]
     return statistics.median(kept for kept, _ in found), statistics.median(put for _, put in found), ratio
 
 
-def _store(blobs: BlobStore, *, batches: bool = True, in_flight: int = vault.IN_FLIGHT) -> Store:
-    with patch.object(vault, "MAX_BATCH_BYTES", vault.MAX_BATCH_BYTES if batches else 1):
+def _store(blobs: BlobStore, *, batches: bool = True, in_flight: int = IN_FLIGHT) -> Store:
+    with patch("sluicegate.store.MAX_BATCH_BYTES", MAX_BATCH_BYTES if batches else 1):
         return Vault(blobs, MemoryKeys(), in_flight=in_flight).store(f"account{next(_serial)}", "keeper")
 
 

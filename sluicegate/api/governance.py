@@ -25,8 +25,8 @@ from sluicegate.errors import ApiError, BlobNotFound, InvalidRequest, NotFound, 
 from sluicegate.export import export as export_lines
 from sluicegate.plugins import log_failure
 from sluicegate.regions import Region
+from sluicegate.store import Record, Store
 from sluicegate.types import OfAccount, OfRecord, OfUser, Principal
-from sluicegate.vault import Record, Store
 
 PAGE = 20
 MAX_PAGE = 100
