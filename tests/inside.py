@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -167,3 +168,19 @@ class Tenant:
         if policy is None:
             del body["properties"]["raiPolicyName"]
         return await self.operator.put(f"{self.path}/deployments/chat", params=ARM, json=body)
+
+
+class Calls:
+    """Counts the calls of a store, by method and container."""
+
+    def __init__(self, blobs: Any, monkeypatch: Any) -> None:
+        self.made: Counter[tuple[str, str]] = Counter()
+        for method in ("get", "put", "delete", "list", "containers", "drop"):
+            monkeypatch.setattr(blobs, method, self._counted(method, getattr(blobs, method)))
+
+    def _counted(self, method: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **named: Any) -> Any:
+            self.made[method, str(arguments[0]) if arguments else ""] += 1
+            return call(*arguments, **named)
+
+        return counted

@@ -12,7 +12,7 @@ import pytest
 from plugins import local_folder
 from sluicegate.errors import PurgeIncomplete, StartupError
 from sluicegate.testing import FrozenClock
-from tests.inside import ARM, REASON, Tenant, folders, open_app
+from tests.inside import ARM, REASON, Calls, Tenant, folders, open_app
 
 DAY = timedelta(days=1)
 WORDS = "canary-73108 sang"
@@ -37,17 +37,19 @@ class World:
         files = [path for path in (self.folder / region).rglob("*") if path.is_file()]
         return {str(path.relative_to(self.folder / region)): path.read_bytes() for path in files}
 
-    def lose(self, region):
-        """Make a region's storage unusable, as an outage does."""
-        storage = self.folder / region / "storage"
-        storage.rename(storage.with_name("lost"))
-        storage.write_text("a file where a folder should be")
+    def lose(self, region, *what):
+        """Make a region's storage, or what is named, unusable, as an outage does."""
+        for name in what or ("storage",):
+            folder = self.folder / region / name
+            folder.rename(folder.with_name(f"lost-{name}"))
+            folder.write_text("a file where a folder should be")
 
     def find(self, region):
         """End the outage."""
-        storage = self.folder / region / "storage"
-        storage.unlink()
-        storage.with_name("lost").rename(storage)
+        for lost in (self.folder / region).glob("lost-*"):
+            folder = lost.with_name(lost.name.removeprefix("lost-"))
+            folder.unlink()
+            lost.rename(folder)
 
 
 @pytest.fixture
@@ -107,6 +109,20 @@ async def test_each_region_has_the_same_days_under_keys_of_its_own(world):
     lost = [record async for record in gate.regions.of("faraway").vault.store("fabrikam", "keep_encrypted").records()]
 
     assert ([WORDS in record.data.decode() for record in kept], lost) == ([True], [])
+
+
+async def test_a_request_in_another_region_asks_home_nothing_when_warm(world, monkeypatch):
+    gate = world.open()
+    there = await Tenant.create(gate, "fabrikam", "faraway")
+    for _ in range(2):
+        await there.say(WORDS)
+    home = Calls(gate.regions.home.blobs, monkeypatch)
+    far = Calls(gate.regions.of("faraway").blobs, monkeypatch)
+
+    await there.say(WORDS)
+
+    assert not home.made
+    assert {container for _, container in far.made} == {"ret-20260101"}
 
 
 async def test_an_officer_reads_deletes_and_audits_where_the_account_is(world):
@@ -182,12 +198,12 @@ async def test_an_outage_of_one_region_stops_no_other_regions_purge_and_is_told(
 async def test_a_region_that_is_away_at_the_start_keeps_only_its_own_accounts_waiting(world):
     before = world.open()
     here, there = await Tenant.create(before, "contoso", "local"), await Tenant.create(before, "fabrikam", "faraway")
-    world.lose("faraway")
+    world.lose("faraway", "storage", "keys")
     gate = world.open()
 
     served, refused = await here.by(gate).say(WORDS), await there.by(gate).say(WORDS)
 
-    assert (served.status_code, refused.status_code) == (200, 503)
+    assert (served.status_code, refused.status_code) == (200, 500)
     world.find("faraway")
     assert (await there.by(gate).say(WORDS)).status_code == 200
 
