@@ -18,6 +18,7 @@ from sluicegate.audit_tree import CONTAINER as TREE
 from sluicegate.checkpoints import check_signature, read_checkpoint
 from sluicegate.deployments import Deployment
 from sluicegate.errors import PurgeIncomplete, StartupError
+from sluicegate.file_layout import CHANGES, HEADS, SEGMENTS
 from sluicegate.first_run import use_embedded_settings
 from sluicegate.lease import CONTAINER as LEASES
 from sluicegate.regions import PATIENCE, RUN_TIME
@@ -25,10 +26,15 @@ from sluicegate.removals import Found, Kind
 from sluicegate.tenants import RECOVERABLE, Scope
 from sluicegate.testing import FrozenClock
 from sluicegate.types import OfRecord, Role
+from sluicegate.uploaded_files import CONTAINER as ABOUT
 from tests.conftest import ROOT
+from tests.test_uploaded_files import Upload
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
+CONTOSO = {
+    "name": "contoso", "subscription": "s", "group": "g", "kind": "OpenAI", "sku": {}, "tags": {}, "properties": {},
+}  # fmt: skip
 DEPLOYMENT = """
 storage = "%SLUICEGATE_STORAGE%"
 keys = "%SLUICEGATE_KEYS%"
@@ -117,6 +123,35 @@ async def keep_one(app, blobs):
     await app.accounts.create("contoso", location="local")
     await app.regions.home.vault.store("contoso", "keep_encrypted").keep("one", b"")
     assert await blobs.containers("ret-") == ("ret-20260101",)
+
+
+async def test_the_timer_takes_expired_files_and_what_is_left_of_interrupted_uploads(open_app, blobs, clock):
+    app = open_app()
+    await app.accounts.create("contoso", location="local")
+    files = app.regions.home.files
+    expires = await files.create("contoso", Upload(lives_for=HOUR))
+    stays = await files.create("contoso", Upload())
+    await blobs.put(SEGMENTS, "contoso/uploads/file-0/000000000000000000000000/00000000", b"half a file")
+    await blobs.put(CHANGES, "20260101/contoso/uploads/file-0/000000000000000000000000", b"")
+    clock.advance(3 * DAY)
+
+    await app.purge()
+
+    left = [name for container in (HEADS, SEGMENTS, CHANGES, ABOUT) for name in await names(blobs, container)]
+    assert left
+    assert [name for name in left if stays.id not in name] == []
+    [receipt] = await app.regions.home.receipts.list("contoso")
+    assert (receipt.document["kind"], receipt.document["subject"]) == ("delete.file", expires.id)
+
+
+async def test_purging_a_deleted_account_takes_its_files(open_app, blobs):
+    app = open_app()
+    tenant = await app.tenants.create(Scope("s", "g"), "local", CONTOSO, 30, instead=None)
+    await app.regions.home.files.create("contoso", Upload())
+
+    await app.purge_account(await app.tenants.delete(tenant), actor="operator")
+
+    assert [await names(blobs, container) for container in (HEADS, SEGMENTS, CHANGES, ABOUT)] == [[], [], [], []]
 
 
 async def left_by(app):
@@ -280,10 +315,7 @@ async def test_receipts_are_issued_by_the_app(open_app, blobs, clock):
 
 async def test_a_deleted_account_is_purged_when_it_can_no_longer_be_restored(open_app, clock):
     app = open_app()
-    resource = {
-        "name": "contoso", "subscription": "s", "group": "g", "kind": "OpenAI", "sku": {}, "tags": {}, "properties": {},
-    }  # fmt: skip
-    created = await app.tenants.create(Scope("s", "g"), "local", resource, 30, instead=None)
+    created = await app.tenants.create(Scope("s", "g"), "local", CONTOSO, 30, instead=None)
     await app.deployments.create("contoso", Deployment("chat", "embedded"))
     await app.accounts.assign_role("contoso", "oid", Role.CALLER)
     await app.tenants.delete(created)

@@ -95,6 +95,7 @@ async def receipts(blobs, account="contoso"):
 async def test_neither_name_nor_content_is_stored_in_plain_text(start, blobs):
     file = await start().create("contoso", Upload())
 
+    assert (await start().get("contoso", file.id), await ids(start())) == (file, [file.id])
     assert (file.name, await read(start(), file.id)) == (NAME, TEXT)
     assert len(await kept(blobs)) == 5
     for (_, name), data in (await kept(blobs)).items():
@@ -129,6 +130,7 @@ async def test_a_deletion_counts_in_every_process_and_leaves_nothing(start, blob
 async def test_an_expired_file_is_not_found_and_goes_with_a_receipt(start, blobs, clock):
     files = start()
     file = await files.create("contoso", Upload(lives_for=HOUR))
+    clock.advance(timedelta(milliseconds=1))
     stays = await files.create("contoso", Upload(lives_for=DAY))
     clock.advance(HOUR - timedelta(seconds=1))
     assert await files.purge(clock.now) == 0

@@ -20,7 +20,6 @@ from sluicegate.regions import Region
 from sluicegate.uploaded_files import Details, UploadedFile
 
 MAX_FILE_BYTES = 512 << 20
-MAX_NAME = 255
 MAX_PAGE = 10_000
 PURPOSES: dict[Surface, tuple[str, ...]] = {
     "classic": ("fine-tune", "fine-tune-results", "assistants", "assistants_output", "batch"),
@@ -30,6 +29,7 @@ PURPOSES: dict[Surface, tuple[str, ...]] = {
 LIFETIMES_S = (3_600, 2_592_000)
 _FORM_BYTES = 1 << 20
 """What a form may have around its file."""
+_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f/\\]{1,255}")
 _FILE_ID = re.compile(r"file-[0-9a-f]{32}")
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
@@ -172,9 +172,10 @@ class _Upload:
     def details(self) -> Details:
         """Return what the form says of the file; ``InvalidRequest`` when that is not enough, or wrong."""
         name = self.form.file_name
-        if not 0 < len(name) <= MAX_NAME or not name.isprintable() or set(name) & set("/\\"):
+        if not _NAME.fullmatch(name):
             raise InvalidRequest(
-                f"Invalid 'file': its name must have 1 to {MAX_NAME} printable characters and no slashes.", param="file"
+                "Invalid 'file': its name must have 1 to 255 characters, no slashes and no control characters among them.",
+                param="file",
             )
         if "purpose" not in self._fields:
             raise _missing("purpose")

@@ -38,13 +38,14 @@ def upload(client, data: bytes = DATA, name: str = "train.jsonl", purpose: str =
     return client.files.create(file=(name, data), purpose=purpose, **options)
 
 
-def test_a_file_goes_in_and_comes_back(client):
+@pytest.mark.parametrize("name", ["train.jsonl", "träning 訓練 'a'; x=y.jsonl", "👩\u200d🔬\u202f10.31.txt"])
+def test_a_file_goes_in_and_comes_back(client, name):
     before = int(time.time())
-    file = upload(client, name="träning 訓練 'a'.jsonl")
+    file = upload(client, name=name)
 
     assert file == client.files.retrieve(file.id)
     assert (file.object, file.bytes, file.purpose, file.status) == ("file", len(DATA), "fine-tune", "processed")
-    assert file.filename == "träning 訓練 'a'.jsonl"
+    assert file.filename == name
     assert before <= file.created_at <= time.time()
     assert file.expires_at is None
     assert client.files.content(file.id).read() == DATA
