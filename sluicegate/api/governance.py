@@ -21,6 +21,7 @@ from sluicegate.accounts import Account
 from sluicegate.api.data_plane import answered
 from sluicegate.app import Sluicegate
 from sluicegate.audit_entries import Event
+from sluicegate.day_layout import is_day
 from sluicegate.errors import ApiError, BlobNotFound, InvalidRequest, NotFound, PurgeIncomplete
 from sluicegate.export import export as export_lines
 from sluicegate.plugins import log_failure
@@ -48,6 +49,12 @@ class _Incoming:
         if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= MAX_PAGE:
             raise InvalidRequest(f"Invalid 'limit': expected a whole number from 1 to {MAX_PAGE}.", param="limit")
         return int(text)
+
+    def day(self) -> str | None:
+        text = self.query("day")
+        if text is not None and not is_day(text):
+            raise InvalidRequest("Invalid 'day': expected a day of the calendar as YYYYMMDD.", param="day")
+        return text
 
     def user(self) -> str | None:
         return self.account.user_hash(self.query("user"))
@@ -87,13 +94,13 @@ async def list_retained(gate: Sluicegate, http: HttpRequest) -> Response:
 
     async def work(incoming: _Incoming) -> Response:
         plugin, store = incoming.store()
-        limit, user = incoming.limit(), incoming.user()
-        await incoming.note("retained.list", user or incoming.query("day"))
+        limit, user, day = incoming.limit(), incoming.user(), incoming.day()
+        await incoming.note("retained.list", user or day)
         try:
-            found = store.records(incoming.query("day"), user=user, limit=limit + 1, after=incoming.query("after"))
+            found = store.records(day, user=user, limit=limit + 1, after=incoming.query("after"))
             records = [record async for record in found]
         except ValueError:
-            raise InvalidRequest("Invalid 'day' (YYYYMMDD) or 'after' (a last_id).", param="after") from None
+            raise InvalidRequest("Invalid 'after': expected a last_id of an earlier page.", param="after") from None
         page = records[:limit]
         return JSONResponse(
             {
@@ -112,12 +119,12 @@ async def get_retained(gate: Sluicegate, http: HttpRequest) -> Response:
 
     async def work(incoming: _Incoming) -> Response:
         plugin, store = incoming.store()
-        record_id = http.path_params["record"]
+        record_id, day = http.path_params["record"], incoming.day()
         await incoming.note("retained.read", record_id)
         try:
-            record = await store.get(record_id, day=incoming.query("day"))
+            record = await store.get(record_id, day=day)
         except ValueError:
-            raise InvalidRequest("Invalid record id, or 'day' (YYYYMMDD).", param="record") from None
+            raise InvalidRequest("Invalid record id: expected the x-request-id of an answer.", param="record") from None
         if record is None:
             raise NotFound("There is no such record; it may have been deleted or purged.", param="record")
         return JSONResponse(_shown(plugin, record))

@@ -140,6 +140,13 @@ def test_the_log_is_proven_to_continue_an_earlier_checkpoint(officer, say, end_u
     assert is_consistent(old.size, old.root, new.size, new.root, path)
 
 
+@pytest.mark.parametrize(("param", "value"), [("day", "2026"), ("day", "20260230"), ("after", "x"), ("limit", "0")])
+def test_a_page_that_cannot_be_is_refused_by_the_name_of_what_is_wrong(officer, param, value):
+    response = officer.get("/governance/retained", params={**REASON, param: value})
+
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
 @pytest.mark.parametrize("since", ["0", "-1", "x", "99999999"])
 def test_a_size_that_the_log_never_had_is_refused(officer, since):
     response = officer.get("/governance/checkpoint", params={"since": since})
