@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sluicegate.api.encoding import encode
-from sluicegate.errors import ApiError, Refused, TooManyRequests, UpstreamError
+from sluicegate.errors import (
+    ApiError,
+    KeyUnavailable,
+    Refused,
+    StorageUnavailable,
+    TooManyRequests,
+    UpstreamError,
+)
 from sluicegate.types import FilterResults
 
 
@@ -37,6 +44,8 @@ def render(error: Exception, prompt_filter_results: FilterResults | None = None)
     if isinstance(error, ApiError):
         body = {"code": error.code, "message": error.message, "param": error.param, "type": error.type}
         return Rendered(_status(error), encode({"error": body}), _headers(error))
+    if isinstance(error, StorageUnavailable | KeyUnavailable):
+        return Rendered(503, encode({"error": _UNAVAILABLE}))
     return Rendered(500, encode({"error": _UNEXPECTED}))
 
 
@@ -48,6 +57,14 @@ def event(error: Exception) -> bytes:
 _UNEXPECTED = {
     "code": "server_error",
     "message": "The server had an error while processing your request.",
+    "param": None,
+    "type": "server_error",
+}
+
+
+_UNAVAILABLE = {
+    "code": "serviceUnavailable",
+    "message": "Storage or keys cannot be reached now; try again later.",
     "param": None,
     "type": "server_error",
 }

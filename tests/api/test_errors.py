@@ -15,7 +15,7 @@ from sluicegate import (
     UpstreamError,
 )
 from sluicegate.api.errors import event, render
-from sluicegate.errors import ApiError, PayloadTooLarge, PluginFailed, StorageUnavailable
+from sluicegate.errors import ApiError, BlobChanged, KeyUnavailable, PayloadTooLarge, PluginFailed, StorageUnavailable
 from tests.api.support import HATE, SAFE, sdk
 
 JAILBREAK = {"jailbreak": {"filtered": True, "detected": True}}
@@ -149,12 +149,19 @@ def test_an_upstream_that_fails_with_success_is_a_bad_gateway(status):
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("the prompt was: secret"), StorageUnavailable("secret"), KeyError("secret")]
+    ("error", "status"),
+    [
+        (ValueError("the prompt was: secret"), 500),
+        (KeyError("secret"), 500),
+        (BlobChanged("secret"), 500),
+        (StorageUnavailable("secret"), 503),
+        (KeyUnavailable("secret"), 503),
+    ],
 )
-def test_an_unexpected_error_says_nothing_of_its_cause(error):
+def test_an_error_that_is_not_for_callers_says_nothing_of_its_cause(error, status):
     rendered = render(error)
 
-    assert rendered.status == 500
+    assert rendered.status == status
     assert b"secret" not in rendered.body
     assert type(error).__name__.encode() not in rendered.body
 
