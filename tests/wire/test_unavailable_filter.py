@@ -21,17 +21,18 @@ def http(unavailable_server):
         yield client
 
 
-def says(text, **fields):
-    return {"model": "chat", "messages": [{"role": "user", "content": text}], **fields}
+def unreadable(**fields):
+    """Return a request that cannot be filtered, unlike its answer."""
+    return {"model": "chat", "messages": [{"role": "system", "content": AWAY}, *user("Hello.")], **fields}
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_prompt_that_cannot_be_filtered_is_turned_away(http, stream):
-    response = http.post(path("v1", "chat/completions"), json=says(AWAY, stream=stream))
+    response = http.post(path("v1", "chat/completions"), json=unreadable(stream=stream))
 
     assert (response.status_code, response.headers["retry-after"]) == (503, "7")
     assert response.json()["error"]["code"] == "content_filter_error"
-    assert "You said" not in response.text
+    assert "Hello" not in response.text
 
 
 def test_nothing_of_an_answer_that_cannot_be_filtered_is_sent(http):
@@ -48,10 +49,10 @@ def test_nothing_of_an_answer_that_cannot_be_filtered_is_sent(http):
 
 
 def test_where_the_policy_fails_open_the_prompts_verdict_says_so(http):
-    response = http.post(path("v1", "chat/completions"), json=says(AWAY, model="open"))
+    response = http.post(path("v1", "chat/completions"), json=unreadable(model="open"))
 
     body = response.json()
-    assert body["choices"][0]["message"]["content"] == f"You said: {AWAY}"
+    assert body["choices"][0]["message"]["content"] == "Hello."
     assert body["prompt_filter_results"] == [{"prompt_index": 0, "content_filter_results": NOT_FILTERED}]
 
 
