@@ -226,14 +226,15 @@ class UploadedFiles:
             left.append(f"interrupted deletions of files ({type(error).__name__})")
         for name in await self._about.names():
             account, _, id = name.partition("/")
-            about = await self._about.get(name)
-            if about is None:
-                continue
-            if not _is_live(about.content, now):
-                gone += await self._attempt(left, account, id)
-            elif about.content["created_at"] + _ABANDONED.total_seconds() <= now.timestamp():
-                await self._drop_abandoned(account, id)
-        await self._files.finish_changes(now)
+            try:
+                gone += await self._look_at(left, account, id, now)
+            except (ServiceError, ValueError, KeyError, TypeError) as error:
+                # One description that is damaged must not keep the files of others.
+                left.append(f"file {id} of account {account!r} ({type(error).__name__})")
+        try:
+            await self._files.finish_changes(now)
+        except PurgeIncomplete as error:
+            left += error.left
         if left:
             raise PurgeIncomplete(left)
         return gone
@@ -338,10 +339,17 @@ class UploadedFiles:
             return False
         return True
 
-    async def _drop_abandoned(self, account: str, id: str) -> None:
-        """Remove what is known of a file that never came to be."""
-        if not await self._store(account, CONTENT).has(id):
+    async def _look_at(self, left: list[str], account: str, id: str, now: datetime) -> bool:
+        """Delete a file whose time is up, or what is known of one that never came to be; return whether a file went."""
+        about = await self._about.get(f"{account}/{id}")
+        if about is None:
+            return False
+        if not _is_live(about.content, now):
+            return await self._attempt(left, account, id)
+        is_old = about.content["created_at"] + _ABANDONED.total_seconds() <= now.timestamp()
+        if is_old and not await self._store(account, CONTENT).has(id):
             await self.erase(account, id)
+        return False
 
 
 @dataclass(frozen=True, slots=True)

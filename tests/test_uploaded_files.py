@@ -148,6 +148,19 @@ async def test_an_expired_file_is_not_found_and_goes_with_a_receipt(start, blobs
     assert await read(files, stays.id) == TEXT
 
 
+@pytest.mark.parametrize("damaged", [b"{", b"[]", b"{}"])
+async def test_a_damaged_description_stops_no_other_file_from_expiring(start, blobs, clock, damaged):
+    files = start()
+    first, second = [await files.create("contoso", Upload(lives_for=HOUR)) for _ in range(2)]
+    await blobs.put(CONTAINER, f"contoso/{min(first.id, second.id)}", damaged)
+    clock.advance(HOUR)
+
+    with pytest.raises(PurgeIncomplete, match=min(first.id, second.id)):
+        await files.purge(clock.now)
+
+    assert [receipt["subject"] for receipt in await receipts(blobs)] == [max(first.id, second.id)]
+
+
 async def test_an_account_has_no_more_files_than_it_may(start, blobs):
     files = start(most_files=2)
     for _ in range(2):
