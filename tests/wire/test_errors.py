@@ -187,7 +187,7 @@ def test_a_deployment_of_the_wrong_kind(http, spelling):
         ("POST", "/openai/v1/responses"),
         ("POST", "/openai/v1/moderations"),
         ("POST", f"/openai/deployments/chat/images/generations?api-version={API_VERSION}"),
-        ("GET", f"/openai/files?api-version={API_VERSION}"),
+        ("GET", f"/openai/fine_tuning/jobs?api-version={API_VERSION}"),
         ("GET", "/openai"),
     ],
 )
