@@ -23,7 +23,7 @@ With curl:
 
   KEY=$(python3 -c 'import json; print(json.load(open("{path}"))["api_key"])')
   curl {endpoint}/openai/v1/chat/completions -H "api-key: $KEY" -H "content-type: application/json" \\
-    -d '{{"model": "chat", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+    -d '{{"model": "chat", "temperature": 0, "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
 
 With Python (.venv/bin/python has the openai package):
 
@@ -31,7 +31,8 @@ With Python (.venv/bin/python has the openai package):
   c = json.load(open("{path}"))
   client = openai.AzureOpenAI(azure_endpoint=c["endpoint"], api_key=c["api_key"], api_version="2024-10-21")
   question = [{{"role": "user", "content": "What is the capital of France?"}}]
-  print(client.chat.completions.create(model=c["chat_deployment"], messages=question).choices[0].message.content)
+  answer = client.chat.completions.create(model=c["chat_deployment"], messages=question, temperature=0)
+  print(answer.choices[0].message.content)
 """
 
 
