@@ -167,7 +167,7 @@ def test_what_it_prints_can_be_pasted(data):
 
 
 def wait_for_snippets(server: Server) -> str:
-    while "print(client" not in server.printed:
+    while "print(answer" not in server.printed:
         httpx.get(f"{server.endpoint}/healthz")
     return server.printed
 
