@@ -12,6 +12,7 @@
     x Conflict              409: the state of the resource does not allow it
     x PreconditionFailed    412: the resource is not the one of the given ETag
     x PayloadTooLarge       413
+    x HeadersTooLarge       431
     x TooManyRequests       429: ``retry_after_s`` says when to come back
       x QuotaExceeded       429: something must be deleted first; waiting changes nothing
     x ModelUnavailable      503: the model is not loaded or not reachable
@@ -140,6 +141,14 @@ class PayloadTooLarge(ApiError):
     status = 413
     type = "invalid_request_error"
     default_code = "413"
+
+
+class HeadersTooLarge(ApiError):
+    """The headers exceed the limit."""
+
+    status = 431
+    type = "invalid_request_error"
+    default_code = "431"
 
 
 class TooManyRequests(ApiError):

@@ -17,7 +17,7 @@ from sluicegate.api.generation import Envelope, Resumed
 from sluicegate.api.sse import EventStream
 from sluicegate.app import Sluicegate
 from sluicegate.call import Call
-from sluicegate.errors import InvalidRequest, NotFound, PayloadTooLarge, SluicegateError
+from sluicegate.errors import HeadersTooLarge, InvalidRequest, NotFound, PayloadTooLarge, SluicegateError
 from sluicegate.plugins import log_failure
 from sluicegate.requests import ChatRequest, EmbeddingRequest, Request
 from sluicegate.types import Principal
@@ -27,6 +27,8 @@ MAX_CHAT_BYTES = 32 << 20
 """Of a chat request, images in it included."""
 MAX_BODY_BYTES = 8 << 20
 """Of any other JSON request."""
+MAX_HEADER_BYTES = 64 << 10
+"""Of all headers of a request together."""
 _MAX_CLIENT_ID = 128
 
 R = TypeVar("R", bound=Request)
@@ -174,6 +176,7 @@ async def answered(
     call_id = uuid.uuid4().hex
     forget_finished_requests()
     try:
+        _check_headers(http)
         await gate.start()
         response = await work(call_id)
     except Exception as error:  # noqa: BLE001 - the edge: every failure is an answer in the wire's form
@@ -183,6 +186,11 @@ async def answered(
         response = Response(rendered.body, rendered.status, headers=rendered.headers, media_type="application/json")
     response.headers.update(_headers(gate, http, call_id))
     return response
+
+
+def _check_headers(http: HttpRequest) -> None:
+    if sum(len(name) + len(value) for name, value in http.headers.raw) > MAX_HEADER_BYTES:
+        raise HeadersTooLarge(f"The request's headers exceed {MAX_HEADER_BYTES >> 10} KiB: send fewer or shorter ones.")
 
 
 def _headers(gate: Sluicegate, http: HttpRequest, call_id: str) -> dict[str, str]:

@@ -383,3 +383,11 @@ def test_a_blocked_term_is_found_in_every_field(client, fields):
         client.chat.completions.create(**CHAT, **fields)
 
     assert caught.value.code == "content_filter"
+
+
+@pytest.mark.parametrize("path", ["/openai/v1/models", "/governance/audit", "/subscriptions/s/providers/p"])
+def test_headers_that_are_too_large_are_refused_before_they_are_read(server, path):
+    response = httpx.get(server.endpoint + path, headers={"api-key": "unknown", "x-more": "x" * (64 << 10)})
+
+    assert response.status_code == 431
+    assert "64 KiB" in response.json()["error"]["message"]
