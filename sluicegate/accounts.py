@@ -202,7 +202,7 @@ class Accounts:
         """Give an account a key of its own, another one, or none, in ARM's shape; see :mod:`sluicegate.customer_keys`.
 
         What is written from now on is under it, in other processes within ``CACHE_S``; what is there follows with
-        :func:`sluicegate.rewrapping.rewrap`. ``Sluicegate.set_encryption`` first tries whether the key can be used.
+        :func:`sluicegate.rewrapping.rewrap`. ``Sluicegate.prove_encryption`` tells before whether the key can be used.
 
         Raises:
             ValueError: It has not that shape.

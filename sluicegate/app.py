@@ -263,18 +263,12 @@ class Sluicegate:
 
     # --- accounts ----------------------------------------------------------------------------------------------------
 
-    async def set_encryption(self, account: str, encryption: Mapping[str, Any] | None) -> None:
-        """Give an account a key of its own, another one, or none, in ARM's shape, once it was seen to work.
+    async def prove_encryption(self, encryption: Mapping[str, Any] | None) -> None:
+        """Refuse a key of its own, in ARM's shape, that an account could not use.
 
         Raises:
             ValueError: It has not that shape, or the key cannot be used; the message names what to change.
-            BlobNotFound: There is no such account.
         """
-        await self.prove_encryption(encryption)
-        await self.accounts.set_encryption(account, encryption)
-
-    async def prove_encryption(self, encryption: Mapping[str, Any] | None) -> None:
-        """Refuse a key that an account could not use; raises as ``set_encryption``."""
         key = customer_key(encryption)
         if key is not None:
             await self.regions.home.data_keys.prove(key)
