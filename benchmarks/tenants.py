@@ -34,8 +34,8 @@ from benchmarks.gateway import _process, _sluicegate
 from plugins import api_keys, entra_id
 from sluicegate import ChatRequest, Role
 from sluicegate.accounts import Accounts
-from sluicegate.deployments import Deployment, Deployments
-from sluicegate.limits import Limits
+from sluicegate.tenancy.deployments import Deployment, Deployments
+from sluicegate.tenancy.limits import Limits
 from sluicegate.testing import MemoryKeys, MemoryStorage
 
 CALLS = 20_000

@@ -12,19 +12,19 @@ from collections.abc import Iterator
 from hooks_page import inline
 
 PARTS = {
-    "Where retained content is": "sluicegate.day_layout",
-    "Batches of records, and wrapped data keys": "sluicegate.envelope",
+    "Where retained content is": "sluicegate.storage.day_layout",
+    "Batches of records, and wrapped data keys": "sluicegate.storage.envelope",
     "A record of `keep_encrypted`": "plugins.keep_encrypted",
-    "Where large files are": "sluicegate.file_layout",
-    "Large files": "sluicegate.segments",
-    "Where uploaded files are": "sluicegate.uploaded_files",
-    "Entries of the audit log": "sluicegate.audit_entries",
-    "The audit log": "sluicegate.audit",
-    "Merkle trees": "sluicegate.merkle",
-    "The audit log's tree, as it is stored": "sluicegate.audit_tree",
-    "Checkpoints": "sluicegate.checkpoints",
-    "Where receipts are": "sluicegate.receipts",
-    "Receipts": "sluicegate.receipt_check",
+    "Where large files are": "sluicegate.storage.file_layout",
+    "Large files": "sluicegate.storage.segments",
+    "Where uploaded files are": "sluicegate.storage.uploaded_files",
+    "Entries of the audit log": "sluicegate.audit.entries",
+    "The audit log": "sluicegate.audit.log",
+    "Merkle trees": "sluicegate.audit.merkle",
+    "The audit log's tree, as it is stored": "sluicegate.audit.tree",
+    "Checkpoints": "sluicegate.audit.checkpoints",
+    "Where receipts are": "sluicegate.retention.receipts",
+    "Receipts": "sluicegate.retention.receipt_check",
 }
 """What the page holds, in order: heading -> module."""
 

@@ -74,8 +74,8 @@ def main() -> int:
             from sluicegate import demo
 
             return demo.main(ROOT)
-        from sluicegate import first_run
         from sluicegate.host.settings import apply_local_settings
+        from sluicegate.tenancy import first_run
 
         apply_local_settings(ROOT, os.environ)
         arguments.data = arguments.data.resolve()
@@ -103,7 +103,8 @@ def _port(text: str) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from sluicegate import first_run, host
+    from sluicegate import host
+    from sluicegate.tenancy import first_run
 
     if not host.is_loopback(arguments.host) and os.environ["SLUICEGATE_KEYS"].startswith(first_run.EMBEDDED_KEYS):
         raise StartupError(

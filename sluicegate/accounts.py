@@ -19,11 +19,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from sluicegate.customer_keys import CustomerKey, customer_key
-from sluicegate.day_layout import CEILING_DAYS
-from sluicegate.documents import CACHE_ENTRIES, Cache
 from sluicegate.errors import BlobChanged, BlobExists, BlobNotFound, ServiceError
 from sluicegate.services import BlobStore, KeyService, WrappedKey
+from sluicegate.storage.customer_keys import CustomerKey, customer_key
+from sluicegate.storage.day_layout import CEILING_DAYS
+from sluicegate.storage.documents import CACHE_ENTRIES, Cache
 from sluicegate.types import Principal, Role
 
 CONTAINER = "accounts"
@@ -199,10 +199,10 @@ class Accounts:
         await self._change(name, lambda _: {"content_logging": may_be_kept})
 
     async def set_encryption(self, name: str, encryption: Mapping[str, Any] | None) -> None:
-        """Give an account a key of its own, another one, or none, in ARM's shape; see :mod:`sluicegate.customer_keys`.
+        """Give an account a key of its own, another one, or none, in ARM's shape; see :mod:`sluicegate.storage.customer_keys`.
 
         What is written from now on is under it, in other processes within ``CACHE_S``; what is there follows with
-        :func:`sluicegate.rewrapping.rewrap`. ``Sluicegate.prove_encryption`` tells before whether the key can be used.
+        :func:`sluicegate.storage.rewrapping.rewrap`. ``Sluicegate.prove_encryption`` tells before whether the key can be used.
 
         Raises:
             ValueError: It has not that shape.

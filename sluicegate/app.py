@@ -15,11 +15,9 @@ from typing import Any
 
 from sluicegate import config
 from sluicegate.accounts import Accounts, Resident
-from sluicegate.app_policies import read_app_policies
+from sluicegate.audit.publishing import WEBHOOK, Sink, StoreSink, Webhook
 from sluicegate.call import Call
 from sluicegate.config import is_same
-from sluicegate.customer_keys import CustomerVaults, customer_key
-from sluicegate.deployments import Deployments
 from sluicegate.errors import (
     InvalidRequest,
     NotFound,
@@ -29,19 +27,21 @@ from sluicegate.errors import (
     StartupError,
     Unauthorized,
 )
-from sluicegate.limits import Limits
 from sluicegate.pipeline import Pipeline
 from sluicegate.plugins import Plugins
-from sluicegate.policy_store import Policies
-from sluicegate.publishing import WEBHOOK, Sink, StoreSink, Webhook
 from sluicegate.regions import Region, Regions, Residents
-from sluicegate.removals import TIMER
 from sluicegate.requests import Request
-from sluicegate.retention import Summary, delete
-from sluicegate.rewrapping import Rewrapped
+from sluicegate.retention.purging import Summary, delete
+from sluicegate.retention.removals import TIMER
 from sluicegate.roles import ROLES
 from sluicegate.services import BlobStore, KeyService
-from sluicegate.tenants import Tenant, Tenants
+from sluicegate.storage.customer_keys import CustomerVaults, customer_key
+from sluicegate.storage.rewrapping import Rewrapped
+from sluicegate.tenancy.app_policies import read_app_policies
+from sluicegate.tenancy.deployments import Deployments
+from sluicegate.tenancy.limits import Limits
+from sluicegate.tenancy.policy_store import Policies
+from sluicegate.tenancy.tenants import Tenant, Tenants
 from sluicegate.types import Chunk, Embeddings, OfAccount, Principal, utc_now
 
 HEALTH_CACHE_S = 30.0

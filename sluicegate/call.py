@@ -7,9 +7,9 @@ from datetime import datetime
 
 from sluicegate.accounts import Account
 from sluicegate.policies import DEFAULT_V2, Policy
-from sluicegate.rates import Standing
 from sluicegate.requests import Request
 from sluicegate.streams import join
+from sluicegate.tenancy.rates import Standing
 from sluicegate.types import (
     Answer,
     Chunk,

@@ -21,9 +21,9 @@ import openai
 
 from sluicegate.app import Sluicegate
 from sluicegate.cli.receipts import PUBLIC, save_receipts
-from sluicegate.day_layout import CEILING_DAYS
 from sluicegate.errors import StartupError
-from sluicegate.first_run import CREDENTIALS, use_embedded_settings
+from sluicegate.storage.day_layout import CEILING_DAYS
+from sluicegate.tenancy.first_run import CREDENTIALS, use_embedded_settings
 from sluicegate.types import utc_now
 
 SECRET = "My lucky number is 74093."  # noqa: S105 - what the tour looks for on disk

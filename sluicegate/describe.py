@@ -7,14 +7,14 @@ from urllib.parse import urlsplit
 
 from sluicegate.accounts import Account
 from sluicegate.app import Sluicegate
+from sluicegate.audit.publishing import WEBHOOK
 from sluicegate.config import Step
-from sluicegate.day_layout import CEILING_DAYS
-from sluicegate.deployments import Deployment
-from sluicegate.deployments import read as read_deployment
 from sluicegate.errors import SluicegateError, StartupError
 from sluicegate.policies import Policy, Source
-from sluicegate.publishing import WEBHOOK
-from sluicegate.weaknesses import name_of
+from sluicegate.retention.weaknesses import name_of
+from sluicegate.storage.day_layout import CEILING_DAYS
+from sluicegate.tenancy.deployments import Deployment
+from sluicegate.tenancy.deployments import read as read_deployment
 
 _STAGES = (
     ("authenticate", "Who is calling"),

@@ -24,6 +24,7 @@
     x UpstreamError         an upstream's own status and code
     x PluginFailed          503: a required plugin raised something unexpected
   x Refused                 a filter refused the content: 400, or ``finish_reason: "content_filter"``
+  x TrainingFailed          the customer, in the failed fine-tuning job and its events
   x ServiceError            storage or keys; what a plugin catches around ``BlobStore`` and ``KeyService``
     x BlobNotFound, BlobExists, BlobChanged, StorageUnavailable
     x KeyNotFound, SealBroken
@@ -282,6 +283,22 @@ class Refused(SluicegateError):
         self.results = dict(results)
         self.prompt_index = prompt_index
         self.offsets = offsets
+
+
+class TrainingFailed(SluicegateError):
+    """A fine-tuning job cannot succeed, and its owner is told why.
+
+    Args:
+        message: What to change, in a sentence; it quotes no example.
+        code: The job's ``error.code``.
+        param: ``training_file`` or ``validation_file`` when one of them is to blame.
+    """
+
+    def __init__(self, message: str, *, code: str = "trainingFailed", param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.param = param
 
 
 class ServiceError(SluicegateError):

@@ -12,6 +12,7 @@ never logs the exception's message, because it may quote the prompt.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from pluggy import HookimplMarker, HookspecMarker
@@ -21,6 +22,7 @@ from sluicegate.policies import Policy
 from sluicegate.requests import EmbeddingRequest, GenerationRequest, Request
 from sluicegate.services import BlobStore, KeyService
 from sluicegate.store import Store
+from sluicegate.training import TrainingFiles, TrainingJob, TrainingStep
 from sluicegate.types import (
     Chunk,
     Classification,
@@ -443,3 +445,38 @@ class Hooks(Protocol):
         .. versionadded:: 0.1
         """
         return Purged()
+
+    @hookspec
+    async def fine_tune(self, job: TrainingJob, files: TrainingFiles, deadline: datetime, config: Any) -> TrainingStep:
+        """Train for one bounded step and return what it has done.
+
+        Called for a job of a model that this plugin registered, again and again, in any process, until a step says that it
+        is finished; the job is checked, and alone in the app at the time. What the step writes to ``files`` counts once it
+        has returned: a process that dies takes its step with it, and the next call gets the state of the step before.
+        So write under a name that the state does not mention yet, and delete what no state mentions any more.
+
+        Args:
+            deadline: Return before it (aware, UTC); the process may be ended soon after.
+
+        Raises:
+            TrainingFailed: The job cannot succeed; its message is shown to the customer, so it quotes no example.
+            ModelUnavailable: Not now; the step is tried again later, and the job waits.
+
+        Example::
+
+            from sluicegate import hookimpl
+            from sluicegate.training import Checkpoint, Hyperparameters, Metrics, TrainingStep
+
+            async def counted(files):
+                size = sum([len(piece) async for piece in files.training()])
+                yield str(size).encode()
+
+            @hookimpl
+            async def fine_tune(job, files):
+                await files.write("size", counted(files))
+                checkpoint = Checkpoint(Metrics(1, train_loss=0.0, train_mean_token_accuracy=1.0), weights="size")
+                return TrainingStep({}, True, Hyperparameters(1, 1, 1.0), checkpoints=(checkpoint,))
+
+        .. versionadded:: 0.1
+        """
+        raise NotImplementedError

@@ -31,8 +31,8 @@ from sluicegate.fan_out import per_choice
 from sluicegate.plugins import Plugins, is_failure, log_failure
 from sluicegate.policies import NOT_FILTERED
 from sluicegate.requests import GenerationRequest, Request
+from sluicegate.storage.vault import Vault
 from sluicegate.types import Chunk, Embeddings, Exchange, Model, Outcome
-from sluicegate.vault import Vault
 
 RETAIN_S = 10.0
 """How long retaining one exchange may take before the answer fails."""

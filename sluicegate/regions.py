@@ -14,22 +14,22 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from sluicegate.accounts import Accounts, Resident
-from sluicegate.audit import Audit
+from sluicegate.audit.log import Audit
+from sluicegate.audit.publishing import Publisher, Sink
 from sluicegate.config import Limits
-from sluicegate.customer_keys import CustomerVaults
-from sluicegate.data_keys import DataKeys
-from sluicegate.day_layout import day_of, key_name
 from sluicegate.errors import PurgeIncomplete, RegionNotConfigured, SluicegateError, StorageUnavailable
-from sluicegate.files import Files
-from sluicegate.lease import Lease, LeaseHeld, LeaseLost
-from sluicegate.publishing import Publisher, Sink
-from sluicegate.receipts import Receipts
-from sluicegate.retention import Plugins, Summary, purge
-from sluicegate.rewrapping import Rewrapped, rewrap
+from sluicegate.retention.purging import Plugins, Summary, purge
+from sluicegate.retention.receipts import Receipts
+from sluicegate.retention.weaknesses import Weaknesses
 from sluicegate.services import BlobStore, KeyService
-from sluicegate.uploaded_files import UploadedFiles
-from sluicegate.vault import Vault
-from sluicegate.weaknesses import Weaknesses
+from sluicegate.storage.customer_keys import CustomerVaults
+from sluicegate.storage.data_keys import DataKeys
+from sluicegate.storage.day_layout import day_of, key_name
+from sluicegate.storage.files import Files
+from sluicegate.storage.lease import Lease, LeaseHeld, LeaseLost
+from sluicegate.storage.rewrapping import Rewrapped, rewrap
+from sluicegate.storage.uploaded_files import UploadedFiles
+from sluicegate.storage.vault import Vault
 
 PATIENCE = timedelta(hours=2)
 """A removal that has no receipt after so long is told of: the hourly timer has been at it in vain, or was not."""

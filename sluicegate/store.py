@@ -1,6 +1,6 @@
 """One plugin's records in one account: what plugins are given to keep, read and delete in.
 
-Places and ends are those of :mod:`sluicegate.vault`.
+Places and ends are those of :mod:`sluicegate.storage.vault`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime
 
-from sluicegate.batch_writer import Writer
-from sluicegate.data_keys import DataKeys
-from sluicegate.day_layout import (
+from sluicegate.errors import BlobNotFound, PurgeIncomplete, SealBroken
+from sluicegate.retention.day_removal import DayOfStore
+from sluicegate.retention.deletion import Deletion, DeletionLog, batches, count_hidden, read_head, remove
+from sluicegate.retention.removals import TIMER, Ledger
+from sluicegate.services import BlobStore, KeyService
+from sluicegate.storage.batch_writer import Writer
+from sluicegate.storage.data_keys import DataKeys
+from sluicegate.storage.day_layout import (
     CEILING_DAYS,
     MARGIN,
     PENDING,
@@ -27,13 +32,8 @@ from sluicegate.day_layout import (
     purged,
     stored_days,
 )
-from sluicegate.day_removal import DayOfStore
-from sluicegate.deletion import Deletion, DeletionLog, batches, count_hidden, read_head, remove
-from sluicegate.errors import BlobNotFound, PurgeIncomplete, SealBroken
-from sluicegate.group_commit import GroupCommit
-from sluicegate.reading import Reader, Record
-from sluicegate.removals import TIMER, Ledger
-from sluicegate.services import BlobStore, KeyService
+from sluicegate.storage.group_commit import GroupCommit
+from sluicegate.storage.reading import Reader, Record
 from sluicegate.types import Expired, OfAccount, OfRecord, OfUser, Purged, Scope
 
 __all__ = ["CEILING_DAYS", "MAX_BATCH_BYTES", "MAX_RECORD_BYTES", "Record", "Store"]

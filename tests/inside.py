@@ -18,8 +18,8 @@ from starlette.routing import Route
 from sluicegate.api import chat, data_plane, governance
 from sluicegate.api.arm import routing
 from sluicegate.app import Sluicegate
-from sluicegate.deployments import Deployment
 from sluicegate.requests import ChatRequest
+from sluicegate.tenancy.deployments import Deployment
 from sluicegate.types import Role, utc_now
 from tests.conftest import ROOT
 from tests.wire.serving import SITE

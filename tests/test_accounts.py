@@ -11,11 +11,11 @@ from contextlib import suppress
 
 import pytest
 
-from sluicegate import documents as module
 from sluicegate.accounts import Account, Accounts
-from sluicegate.customer_keys import customer_key
 from sluicegate.errors import BlobExists, BlobNotFound, KeyNotFound, StorageUnavailable
-from sluicegate.tenants import Tenants
+from sluicegate.storage import documents as module
+from sluicegate.storage.customer_keys import customer_key
+from sluicegate.tenancy.tenants import Tenants
 from sluicegate.testing import MemoryKeys, MemoryStorage
 from sluicegate.types import Principal, Role
 from tests.customers import ENCRYPTION, URL

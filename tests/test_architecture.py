@@ -32,6 +32,7 @@ PUBLIC = {
     "sluicegate.store",
     "sluicegate.streams",
     "sluicegate.testing",
+    "sluicegate.training",
     "sluicegate.types",
     "sluicegate.vetting",
 }

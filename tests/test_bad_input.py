@@ -15,9 +15,9 @@ import pytest
 
 from plugins import local_folder, local_keys
 from sluicegate.errors import KeyUnavailable, StorageUnavailable
+from sluicegate.storage.vault import Vault
 from sluicegate.testing import FrozenClock
 from sluicegate.types import OfAccount, OfRecord
-from sluicegate.vault import Vault
 
 NOBODY = 65534
 FOREIGN = (

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate.first_run import use_embedded_settings
 from sluicegate.host.functions import Function, HttpFunction, TimerFunction, index, load_app
+from sluicegate.tenancy.first_run import use_embedded_settings
 
 ROOT = Path(__file__).parents[1]
 OPERATIONS = {

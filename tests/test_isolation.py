@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sluicegate.errors import SealBroken
+from sluicegate.storage.vault import Vault
 from sluicegate.testing import FrozenClock, MemoryKeys, MemoryStorage
-from sluicegate.vault import Vault
 
 PLACES = [("contoso", "keeper"), ("contoso", "other"), ("fabrikam", "keeper")]
 DAYS = ("20260101", "20260102")

@@ -6,8 +6,8 @@ import json
 import tracemalloc
 
 from sluicegate.accounts import CONTAINER, Accounts
-from sluicegate.deployments import Deployment, Deployments
-from sluicegate.tenants import Scope, Tenants
+from sluicegate.tenancy.deployments import Deployment, Deployments
+from sluicegate.tenancy.tenants import Scope, Tenants
 from sluicegate.testing import MemoryKeys, MemoryStorage
 
 ACCOUNTS = 10_000

@@ -10,11 +10,11 @@ import tracemalloc
 from dataclasses import dataclass
 
 from benchmarks.retention.places import opened
-from sluicegate.day_layout import each
-from sluicegate.export import export
+from sluicegate.retention.export import export
 from sluicegate.services import BlobInfo, BlobStore
+from sluicegate.storage.day_layout import each
+from sluicegate.storage.vault import Vault
 from sluicegate.testing import MemoryKeys
-from sluicegate.vault import Vault
 
 RECORD = json.dumps({"text": "All that is kept of one exchange. " * 120}).encode()
 BATCH = 64

@@ -11,8 +11,8 @@ from typing import Any
 
 from benchmarks.retention.places import opened
 from sluicegate.services import BlobStore
+from sluicegate.storage.vault import Vault
 from sluicegate.testing import FrozenClock, MemoryKeys
-from sluicegate.vault import Vault
 
 BATCH = 10
 RECORD = bytes(200)

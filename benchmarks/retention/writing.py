@@ -12,9 +12,9 @@ from unittest.mock import patch
 
 from benchmarks.retention.places import opened
 from sluicegate.services import BlobStore
+from sluicegate.storage.vault import IN_FLIGHT, Vault
 from sluicegate.store import MAX_BATCH_BYTES, Store
 from sluicegate.testing import MemoryKeys
-from sluicegate.vault import IN_FLIGHT, Vault
 
 RECORD = os.urandom(4 << 10)
 _serial = count()

@@ -29,7 +29,8 @@ from sluicegate import (
     PluginConfig,
     hookimpl,
 )
-from sluicegate.errors import StartupError
+from sluicegate.errors import StartupError, TrainingFailed
+from sluicegate.training import TrainingJob, TrainingStep
 
 if TYPE_CHECKING:
     from plugins.embedded_model.embeddings import Embedder
@@ -190,3 +191,8 @@ def _embedder(config: Config) -> Embedder:
     if config._embedder is None:
         raise ModelUnavailable("The embedding model is not loaded.", retry_after_s=2)
     return config._embedder
+
+
+@hookimpl
+async def fine_tune(job: TrainingJob, config: Config) -> TrainingStep:
+    raise TrainingFailed("The embedded model cannot be fine-tuned yet.")

@@ -17,7 +17,7 @@ from sluicegate.api.versions import Surface
 from sluicegate.app import Sluicegate
 from sluicegate.errors import ApiError, InvalidRequest, NotFound, PayloadTooLarge, PurgeIncomplete
 from sluicegate.regions import Region
-from sluicegate.uploaded_files import Details, UploadedFile
+from sluicegate.storage.uploaded_files import Details, UploadedFile
 
 MAX_FILE_BYTES = 512 << 20
 MAX_PAGE = 10_000

@@ -16,16 +16,16 @@ from typing import Any, TypeAlias
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from sluicegate import retention
 from sluicegate.accounts import Account
 from sluicegate.api.data_plane import answered
 from sluicegate.app import Sluicegate
-from sluicegate.audit_entries import Event
-from sluicegate.day_layout import is_day
+from sluicegate.audit.entries import Event
 from sluicegate.errors import ApiError, BlobNotFound, InvalidRequest, NotFound, PurgeIncomplete
-from sluicegate.export import export as export_lines
 from sluicegate.plugins import log_failure
 from sluicegate.regions import Region
+from sluicegate.retention import purging
+from sluicegate.retention.export import export as export_lines
+from sluicegate.storage.day_layout import is_day
 from sluicegate.store import Record, Store
 from sluicegate.types import OfAccount, OfRecord, OfUser, Principal
 
@@ -140,7 +140,7 @@ async def delete_retained(gate: Sluicegate, http: HttpRequest) -> Response:
         subject = scope.id if isinstance(scope, OfRecord) else scope.user if isinstance(scope, OfUser) else None
         event = await incoming.note("retained.delete", subject)
         try:
-            deleted = await retention.delete(
+            deleted = await purging.delete(
                 incoming.region.vault,
                 gate.plugins,
                 incoming.region.receipts,

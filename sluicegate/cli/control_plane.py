@@ -360,7 +360,7 @@ async def _change_role(
     action: str,
     change: Callable[[str, str, Role], Awaitable[None]],
 ) -> Any:
-    from sluicegate.audit_entries import Event
+    from sluicegate.audit.entries import Event
 
     tenant = await _ask(gate, "GET", _account(arguments))
     account = tenant["name"].lower()

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sluicegate.audit_entries import Event
+from sluicegate.audit.entries import Event
 from sluicegate.errors import BlobNotFound, StartupError
 
 if TYPE_CHECKING:

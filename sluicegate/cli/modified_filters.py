@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from sluicegate.accounts import Accounts
-from sluicegate.audit import Audit
-from sluicegate.audit_entries import Event
+from sluicegate.audit.entries import Event
+from sluicegate.audit.log import Audit
 from sluicegate.errors import StartupError
 
 ACTOR = "operator/command-line"

@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
-from sluicegate.checkpoints import read_checkpoint
+from sluicegate.audit.checkpoints import read_checkpoint
 from sluicegate.errors import KeyNotFound, SealBroken
-from sluicegate.receipt_check import MAX_BYTES, NotVerified, Verified, verify_receipt
-from sluicegate.receipts import Receipt, Receipts
+from sluicegate.retention.receipt_check import MAX_BYTES, NotVerified, Verified, verify_receipt
+from sluicegate.retention.receipts import Receipt, Receipts
 
 PUBLIC = "public.jwk"
 

@@ -30,11 +30,11 @@ from sluicegate.pipeline import Pipeline
 from sluicegate.plugins import Plugins
 from sluicegate.policies import DEFAULT_V2, Policy
 from sluicegate.requests import ChatRequest, EmbeddingRequest, Request
+from sluicegate.storage.vault import Vault
 from sluicegate.streams import collect
 from sluicegate.testing.fakes import FrozenClock, MemoryKeys, MemoryStorage
 from sluicegate.testing.models import FakeModel
 from sluicegate.types import Chunk, Exchange, FilterResults, Principal, Purged, Role, ToolCall
-from sluicegate.vault import Vault
 
 ACCOUNT = Account("contoso", "local", bytes(32))
 PRINCIPAL = Principal(ACCOUNT.name, Role.CALLER, "key1")

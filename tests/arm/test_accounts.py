@@ -24,7 +24,7 @@ from azure.mgmt.cognitiveservices.models import (
 )
 
 from plugins import local_keys
-from sluicegate.first_run import SUBSCRIPTION
+from sluicegate.tenancy.first_run import SUBSCRIPTION
 from tests.arm.conftest import management
 
 GROUP = "Tests"

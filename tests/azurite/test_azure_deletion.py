@@ -1,6 +1,6 @@
 """The tests of deletion, with Azurite in place of memory: ``blobs`` is this folder's fixture."""
 
-from tests.test_deletion import *  # noqa: F403 - the tests, and the other fixtures
+from tests.retention.test_deletion import *  # noqa: F403 - the tests, and the other fixtures
 
 del blobs  # noqa: F821 - the one in memory
 # Its stores are always in memory.

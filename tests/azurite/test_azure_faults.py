@@ -9,9 +9,9 @@ import pytest
 
 from plugins import local_keys
 from sluicegate.errors import StorageUnavailable
-from sluicegate.files import Files
+from sluicegate.storage.files import Files
+from sluicegate.storage.vault import Vault
 from sluicegate.testing import MemoryKeys
-from sluicegate.vault import Vault
 from tests.azurite.proxy import LOST, RESET, SILENCE, Proxy
 from tests.wire.serving import Server
 

@@ -1,6 +1,6 @@
 """The tests of large files, with Azurite in place of memory: ``blobs`` is this folder's fixture."""
 
-from tests.test_files import *  # noqa: F403 - the tests, and the other fixtures
+from tests.storage.test_files import *  # noqa: F403 - the tests, and the other fixtures
 
 del blobs  # noqa: F821 - the one in memory
 # These have stores of their own.

@@ -4,8 +4,8 @@ import pytest
 
 from plugins.azure_key_vault.connection import connect
 from tests.key_vault.conftest import _running, opened, stand_in
-from tests.test_removal_receipts import *  # noqa: F403 - the tests, and the other fixtures
-from tests.test_removal_receipts import NOON, FrozenClock
+from tests.retention.test_removal_receipts import *  # noqa: F403 - the tests, and the other fixtures
+from tests.retention.test_removal_receipts import NOON, FrozenClock
 
 FIXTURES = _running, opened, stand_in
 # Those of the local defaults.

@@ -1,6 +1,6 @@
 """The tests of retention, with Azurite in place of memory: ``blobs`` is this folder's fixture."""
 
-from tests.test_retention import *  # noqa: F403 - the tests, and the other fixtures
+from tests.retention.test_purging import *  # noqa: F403 - the tests, and the other fixtures
 
 del blobs  # noqa: F821 - the one in memory
 # Hundreds of purges: of the calendar, which storage has no part in.

@@ -1,5 +1,5 @@
 """The tests of the vault, with Azurite in place of memory: ``blobs`` is this folder's fixture."""
 
-from tests.test_vault import *  # noqa: F403 - the tests, and the other fixtures
+from tests.storage.test_vault import *  # noqa: F403 - the tests, and the other fixtures
 
 del blobs  # noqa: F821 - the one in memory

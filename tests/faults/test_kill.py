@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate.receipt_check import verify_receipt
-from sluicegate.receipts import CONTAINER, OWED
+from sluicegate.retention.receipt_check import verify_receipt
+from sluicegate.retention.receipts import CONTAINER, OWED
 from tests.faults import writer
 
 ROOT = Path(__file__).parents[2]
@@ -106,8 +106,8 @@ def every_point(submit, tmp_path, task):
         folder = tmp_path / str(number)
         folder.mkdir()
         outcome = submit(folder=folder, task=task, kill_at=number)
-        # The last calls are at the mercy of the threads' order.
-        assert outcome["killed"] or number > whole["calls"] - 5
+        # Threads flush together when they meet, so one run makes a few calls fewer than another.
+        assert outcome["killed"] or number > whole["calls"] * 9 // 10
         yield folder, outcome["acknowledged"]
 
 

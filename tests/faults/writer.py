@@ -21,14 +21,15 @@ from types import SimpleNamespace
 from azure.keyvault.keys.crypto import CryptographyClient
 
 from plugins import local_folder, local_keys
-from sluicegate import files, retention
-from sluicegate.audit import Audit
-from sluicegate.files import Files
-from sluicegate.receipts import Receipts
+from sluicegate.audit.log import Audit
+from sluicegate.retention import purging
+from sluicegate.retention.receipts import Receipts
+from sluicegate.storage import files
+from sluicegate.storage.files import Files
+from sluicegate.storage.vault import Vault
 from sluicegate.testing import FrozenClock
 from sluicegate.types import OfUser
-from sluicegate.vault import Vault
-from tests.test_retention import Accounts, Plugins
+from tests.retention.test_purging import Accounts, Plugins
 
 VISIBLE = ("link", "rename", "unlink", "mkdir", "rmdir")
 """Calls whose effect another process can see."""
@@ -121,13 +122,13 @@ def processes(folder, now):
 async def delete(process):
     """Delete what one end user said in one account."""
     scope, plugins = OfUser("a1" * 32), Plugins(keeper=30)
-    await retention.delete(process.vault, plugins, process.receipts, "fabrikam", scope, actor="fabrikam/officer")
+    await purging.delete(process.vault, plugins, process.receipts, "fabrikam", scope, actor="fabrikam/officer")
 
 
 async def tick(process):
     """Run the timer once."""
     accounts, plugins = Accounts(contoso=2, fabrikam=30), Plugins(keeper=30)
-    await retention.purge(process.vault, plugins, accounts, process.receipts, now=process.clock.now)
+    await purging.purge(process.vault, plugins, accounts, process.receipts, now=process.clock.now)
 
 
 async def arriving():

@@ -5,12 +5,12 @@ from datetime import timedelta
 import pytest
 
 from sluicegate.accounts import Accounts
-from sluicegate.customer_keys import CustomerVaults
-from sluicegate.data_keys import BELIEVED, PAUSE, WITHIN, DataKeys
 from sluicegate.errors import AccountKeyRevoked, AccountKeyUnavailable
-from sluicegate.rewrapping import rewrap
+from sluicegate.storage.customer_keys import CustomerVaults
+from sluicegate.storage.data_keys import BELIEVED, PAUSE, WITHIN, DataKeys
+from sluicegate.storage.rewrapping import rewrap
+from sluicegate.storage.vault import Vault
 from sluicegate.testing import MemoryStorage
-from sluicegate.vault import Vault
 
 RSA = {"kty": "RSA", "key_size": 3072, "key_ops": ["wrapKey", "unwrapKey"]}
 

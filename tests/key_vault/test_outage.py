@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from sluicegate.accounts import Accounts
-from sluicegate.batch_writer import AGAIN
-from sluicegate.data_keys import DataKeys
 from sluicegate.errors import KeyUnavailable
+from sluicegate.storage.batch_writer import AGAIN
+from sluicegate.storage.data_keys import DataKeys
+from sluicegate.storage.vault import Vault
 from sluicegate.testing import MemoryStorage
 from sluicegate.types import OfAccount
-from sluicegate.vault import Vault
 
 EVENING = datetime(2026, 1, 1, 23, 30, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -17,8 +17,8 @@ from sluicegate import (
     ToolCall,
     Usage,
 )
+from sluicegate.storage.vault import Vault
 from sluicegate.testing import FrozenClock, MemoryKeys, MemoryStorage, check_plugin
-from sluicegate.vault import Vault
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 REQUEST = ChatRequest.model_validate(

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from plugins import local_folder
-from sluicegate.deployments import Deployment, Deployments
+from sluicegate.tenancy.deployments import Deployment, Deployments
 from tests.wire.cues import Cues
 from tests.wire.serving import Server
 

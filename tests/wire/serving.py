@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from plugins import local_folder, local_keys
-from sluicegate.vault import Vault
+from sluicegate.storage.vault import Vault
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -12,7 +12,7 @@ import httpx
 import openai
 import pytest
 
-from sluicegate.receipt_check import verify_receipt
+from sluicegate.retention.receipt_check import verify_receipt
 from tests.wire.conftest import API_VERSION, SPELLINGS, raw, sdk
 
 DATA = b'{"messages": [{"role": "user", "content": "hello"}]}\n' * 3

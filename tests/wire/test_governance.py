@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from sluicegate.checkpoints import check_signature, read_checkpoint
-from sluicegate.merkle import is_consistent
-from sluicegate.receipt_check import verify_receipt
+from sluicegate.audit.checkpoints import check_signature, read_checkpoint
+from sluicegate.audit.merkle import is_consistent
+from sluicegate.retention.receipt_check import verify_receipt
 from tests.wire.conftest import raw
 
 REASON = {"reason": "ticket 4711"}

@@ -6,8 +6,8 @@ import httpx
 import pytest
 
 from sluicegate.api.arm.routing import OPERATIONS
-from sluicegate.first_run import SUBSCRIPTION
 from sluicegate.roles import ROLES
+from sluicegate.tenancy.first_run import SUBSCRIPTION
 from sluicegate.types import Role
 
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "hello"}]}

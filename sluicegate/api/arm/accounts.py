@@ -11,10 +11,10 @@ from starlette.responses import JSONResponse, Response
 
 from sluicegate.accounts import API_KEYS
 from sluicegate.api.arm.incoming import PAGE, PROVIDER, Body, Incoming, shown_etag, validated
-from sluicegate.customer_keys import customer_key
-from sluicegate.day_layout import CEILING_DAYS
 from sluicegate.errors import Conflict, InvalidRequest, StartupError
-from sluicegate.tenants import RESERVED, Tenant
+from sluicegate.storage.customer_keys import customer_key
+from sluicegate.storage.day_layout import CEILING_DAYS
+from sluicegate.tenancy.tenants import RESERVED, Tenant
 
 READ_ONLY = {
     "": frozenset({"id", "name", "type", "systemData", "etag"}),

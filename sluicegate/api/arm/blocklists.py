@@ -12,10 +12,10 @@ from starlette.responses import JSONResponse, Response
 from sluicegate.api.arm.incoming import MAX_BODY_BYTES, PAGE, PROVIDER, Body, Incoming, shown_etag
 from sluicegate.api.arm.policies import properties_of
 from sluicegate.api.data_plane import read_body
-from sluicegate.documents import Document
 from sluicegate.errors import InvalidRequest, NotFound
-from sluicegate.policy_documents import MAX_ITEMS
-from sluicegate.tenants import Tenant
+from sluicegate.storage.documents import Document
+from sluicegate.tenancy.policy_documents import MAX_ITEMS
+from sluicegate.tenancy.tenants import Tenant
 
 
 class BulkItem(Body):

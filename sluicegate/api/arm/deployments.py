@@ -9,10 +9,10 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from sluicegate.api.arm.incoming import PAGE, PROVIDER, Body, Incoming, shown_etag, validated
-from sluicegate.deployments import NAME, Deployment
-from sluicegate.documents import Document
 from sluicegate.errors import InvalidRequest
-from sluicegate.tenants import Tenant
+from sluicegate.storage.documents import Document
+from sluicegate.tenancy.deployments import NAME, Deployment
+from sluicegate.tenancy.tenants import Tenant
 
 MAX_CAPACITY = 1_000_000
 """Units of one deployment."""

@@ -16,10 +16,10 @@ from starlette.requests import Request as HttpRequest
 from sluicegate.api.data_plane import read_body
 from sluicegate.api.encoding import encode
 from sluicegate.app import Sluicegate
-from sluicegate.audit_entries import Event
-from sluicegate.deployments import NAME
+from sluicegate.audit.entries import Event
 from sluicegate.errors import InvalidRequest, NotFound, PreconditionFailed
-from sluicegate.tenants import Scope, Tenant
+from sluicegate.tenancy.deployments import NAME
+from sluicegate.tenancy.tenants import Scope, Tenant
 from sluicegate.types import Principal
 
 PROVIDER = "Microsoft.CognitiveServices"

@@ -7,10 +7,10 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 from sluicegate.api.arm.incoming import PAGE, PROVIDER, Incoming, shown_etag
-from sluicegate.documents import Document
 from sluicegate.errors import InvalidRequest
 from sluicegate.policies import BUILT_IN, CATEGORIES, Policy
-from sluicegate.tenants import Tenant
+from sluicegate.storage.documents import Document
+from sluicegate.tenancy.tenants import Tenant
 
 READ_ONLY = frozenset({"id", "name", "type", "etag", "systemData"})
 _HAS_SEVERITY = {category.name: category.has_severity for category in CATEGORIES.values()}

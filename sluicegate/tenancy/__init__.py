@@ -1,0 +1,1 @@
+"""Whose it is: accounts as stored documents, their deployments, policies and limits."""
