@@ -154,7 +154,7 @@ async def test_an_unexpected_failure_is_logged_without_its_message(vault, caplog
 
     assert caught.value.left == ("plugin 'broken', account 'contoso' (KeyError)",)
     assert "KeyError" in caplog.text
-    assert "test_retention.py" in caplog.text
+    assert "test_purging.py" in caplog.text
     assert CANARY not in caplog.text + str(caught.value)
 
 
