@@ -118,14 +118,15 @@ class Metrics:
     Attributes:
         step: From 1, over all epochs.
         train_loss: Mean cross-entropy a token (nats), of the step's batch.
-        train_mean_token_accuracy: Share of the batch's tokens that were the likeliest, 0 to 1.
+        train_mean_token_accuracy: Share of the batch's tokens that were the likeliest, 0 to 1; both are None only where
+            training goes on elsewhere and did not report them.
         valid_loss, valid_mean_token_accuracy: The same of a batch of the validation file.
         full_valid_loss, full_valid_mean_token_accuracy: The same of the whole validation file; at ends of epochs.
     """
 
     step: int
-    train_loss: float
-    train_mean_token_accuracy: float
+    train_loss: float | None
+    train_mean_token_accuracy: float | None
     valid_loss: float | None = None
     valid_mean_token_accuracy: float | None = None
     full_valid_loss: float | None = None
@@ -158,6 +159,8 @@ class TrainingStep:
         trained_tokens: Tokens trained on so far, over all epochs.
         messages: What to tell the customer, a line each, without content.
         estimated_finish: When training will be over, if the plugin can tell.
+        not_before: When the next step makes sense at the earliest (aware, UTC), for training that goes on elsewhere; the
+            core may come later. None is at once.
     """
 
     state: Mapping[str, Any]
@@ -168,3 +171,4 @@ class TrainingStep:
     trained_tokens: int = 0
     messages: tuple[str, ...] = ()
     estimated_finish: datetime | None = None
+    not_before: datetime | None = None
