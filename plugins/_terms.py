@@ -142,18 +142,18 @@ class Scan:
     def feed(self, text: str, final: bool) -> int:
         if "\\" in text and len(self._readings) == 1:
             self._readings.append(self._readings[0].unescaping())
-        counts = []
-        stops = []
-        for reading in self._readings:
-            try:
-                counts.append(reading.feed(text, final))
-            except StopAt as stop:
-                counts.append(stop.count)
-                stops.append(stop)
+        found = [(reading, reading.feed(text, final)) for reading in self._readings]
+        stops = [stop for _, stop in found if stop]
+        count = min(stop.count if stop else reading.possible(final) for reading, stop in found)
+        if len(self._readings) > 1 and (stops or not final):
+            # Where one reading stops may be within a word of the other's, whose part would then stand alone.
+            while (lower := min(reading.sendable(count) for reading in self._readings)) < count:
+                count = lower
         if stops:
-            # What the other reading holds could be a term by now, so it is not sent either.
-            raise StopAt(min(counts), min(stops, key=lambda stop: stop.count).results)
-        return min(counts)
+            raise StopAt(count, min(stops, key=lambda stop: stop.count).results)
+        for reading in self._readings:
+            reading.release(count)
+        return count
 
 
 class Watch:
@@ -194,18 +194,38 @@ class _Reading:
         other._unescapes = True
         return other
 
-    def feed(self, text: str, final: bool) -> int:
+    def feed(self, text: str, final: bool) -> StopAt | None:
+        """Read on; return where the first term begins."""
         self._read(self._unread + text, final)
-        if found := self._terms.first(self._tail, self._start, final):
-            begin, end = found
-            # The verdict names each list that has a term in what was found, seen with the character before it.
-            hits = self._terms.hits_folded(self._tail[max(0, begin - 1) : end])
-            raise StopAt(self._origins[begin], self._results(hits))
-        kept = len(self._tail) if final else self._terms.possible(self._tail, self._start)
-        count = self._origins[kept] if kept < len(self._tail) else self._position
+        found = self._terms.first(self._tail, self._start, final)
+        if found is None:
+            return None
+        begin, end = found
+        # The verdict names each list that has a term in what was found, seen with the character before it.
+        hits = self._terms.hits_folded(self._tail[max(0, begin - 1) : end])
+        return StopAt(self._origins[begin], self._results(hits))
+
+    def possible(self, final: bool) -> int:
+        """Return where the channel's end begins that could still become a term."""
+        if final:
+            return self._position
+        place = self._terms.possible(self._tail, self._start)
+        return self._origins[place] if place < len(self._tail) else self._position
+
+    def sendable(self, count: int) -> int:
+        """Return how much may be sent when nothing follows: at most ``count``, and nothing that would end in a term."""
+        kept = bisect_left(self._origins, count)
+        follows = self._origins[kept] if kept < len(self._origins) else self._position
+        # An escape in which ``count`` falls is sent in part, and reads as something else then.
+        ends = {kept} if follows == count else {kept, max(kept - 1, 0)}
+        places = [self._terms.possible(self._tail[:end], self._start) for end in ends]
+        return min([count, *(self._origins[place] for place in places if place < kept)])
+
+    def release(self, count: int) -> None:
+        """Forget what was sent, but for the character that decides whether a word begins after it."""
+        kept = bisect_left(self._origins, count)
         gone = max(0, kept - 1)
         self._tail, self._origins, self._start = self._tail[gone:], self._origins[gone:], kept - gone
-        return count
 
     def _read(self, text: str, final: bool) -> None:
         self._unread = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -14,9 +15,10 @@ ROOT = Path(__file__).parents[1]
 
 # A shell that runs the tests in the background ignores interrupts, and the processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# A busy machine must not fail a property.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
+# A busy machine must not fail a property, and neither must luck: each run tries the same examples.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+settings.register_profile("explore", settings.get_profile("patient"), derandomize=False, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "patient"))
 
 
 @pytest.fixture

@@ -212,8 +212,8 @@ def test_an_interrupt_ends_a_wait_for_the_next_row(tmp_path):
         assert process.wait() == 130
 
 
-def test_a_bar_on_a_terminal_and_rows_elsewhere(tmp_path):
-    source = written(tmp_path / "in.jsonl", [{"text": "a" * 300_000}] * 8)
+def test_progress_on_a_terminal_and_rows_elsewhere(tmp_path):
+    source = written(tmp_path / "in.jsonl", [{"text": HARMLESS}] * 8)
     ours, theirs = pty.openpty()
     with subprocess.Popen([*COMMAND, "--input", source], cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs) as process:
         os.close(theirs)
@@ -222,7 +222,6 @@ def test_a_bar_on_a_terminal_and_rows_elsewhere(tmp_path):
         drawn = terminal.read1(65536).decode()
 
     assert len(read(printed.decode())) == 8
-    assert re.search(r"\r\[#+ *\] +\d+%  \d rows", drawn)
     assert re.search(r"\r\x1b\[K8 rows, .* ms each\r\n$", drawn)
 
 

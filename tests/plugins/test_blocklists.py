@@ -350,6 +350,7 @@ async def test_any_cut_of_any_text_gives_the_same_result_and_never_a_blocked_ter
     ),
 )
 @example(terms=["a b"], pieces=["\\u006", "1 b"])
+@example(terms=["a"], pieces=["\\u0061", "\\", "a"])
 async def test_a_blocked_term_is_never_sent_with_escapes_in_it_either(terms, pieces):
     terms = tuple(term for term in terms if term.strip())
     assume(terms)
