@@ -22,7 +22,7 @@ from sluicegate.policies import Policy
 from sluicegate.requests import EmbeddingRequest, GenerationRequest, Request
 from sluicegate.services import BlobStore, KeyService
 from sluicegate.store import Store
-from sluicegate.training import TrainingFiles, TrainingJob, TrainingStep
+from sluicegate.training import TrainingFiles, TrainingJob, TrainingStep, Weights
 from sluicegate.types import (
     Chunk,
     Classification,
@@ -480,3 +480,59 @@ class Hooks(Protocol):
         .. versionadded:: 0.1
         """
         raise NotImplementedError
+
+    @hookspec
+    async def forget_training(self, job: TrainingJob, config: Any) -> tuple[str, ...]:
+        """End what goes on for a job outside of the app, and delete what lies there; say what is gone.
+
+        Called when a job that did not succeed is over (cancelled, or failed), and when a job is deleted; by a plugin that trains
+        elsewhere, and left out by one that keeps everything in ``TrainingFiles``. A job that has just died in a step is called
+        with the state of the step before, so look for what that step may have left. Models that a finished step handed over are
+        deleted by ``forget_weights``, not here. Run again, it finds nothing to do.
+
+        Returns:
+            Names of what is gone, a line each, for the receipt; without content.
+
+        Raises:
+            ApiError: Something may be left; tried again later, and no receipt is given before.
+
+        Example::
+
+            from sluicegate import hookimpl
+
+            @hookimpl
+            async def forget_training(job):
+                return (f"dataset {job.state['dataset']} at the trainer",) if "dataset" in job.state else ()
+
+        .. versionadded:: 0.1
+        """
+        return ()
+
+    @hookspec
+    async def forget_weights(self, weights: Weights, model: Model, config: Any) -> tuple[str, ...]:
+        """Delete what a fine-tuned model, or a checkpoint, is outside of the app; say what is gone.
+
+        Called before its weights are deleted here, by a plugin whose weights only name a model that is elsewhere.
+
+        Args:
+            model: The base model, as the plugin registered it.
+
+        Returns:
+            Names of what is gone, as for ``forget_training``.
+
+        Raises:
+            Conflict: It is in use there; the customer is told, and nothing is deleted here.
+            ApiError: It may still be there; likewise.
+
+        Example::
+
+            from sluicegate import hookimpl
+
+            @hookimpl
+            async def forget_weights(weights):
+                name = b"".join([piece async for piece in weights.read()]).decode()
+                return (f"model {name} at the trainer",)
+
+        .. versionadded:: 0.1
+        """
+        return ()

@@ -6,6 +6,7 @@ refusals, log-probabilities and verdicts are passed on. Any other field that may
 ``reasoning_content``, is not: no filter has seen it.
 
 Answers are streamed from the upstream when the caller streams, and only then (``docs/decisions/0002-upstream-client.md``).
+Fine-tuning sends a job's files to the upstream and runs there (:mod:`.training`); what is kept here of the model is its name.
 Errors are mapped in :mod:`.failures`. Nothing here logs or raises text of an upstream, because it may quote the prompt.
 """
 
@@ -13,9 +14,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
+from datetime import datetime
 
 from sluicegate import Chunk, EmbeddingRequest, Embeddings, Model, PluginConfig, hookimpl
 from sluicegate.requests import GenerationRequest
+from sluicegate.training import TrainingFiles, TrainingJob, TrainingStep, Weights
 
 from .config import Config
 
@@ -47,6 +50,30 @@ async def embed(request: EmbeddingRequest, model: Model, config: Config) -> Embe
     from . import embeddings
 
     return await embeddings.embed(request, *config.route(model.id))
+
+
+@hookimpl
+async def fine_tune(job: TrainingJob, files: TrainingFiles, deadline: datetime, config: Config) -> TrainingStep:
+    from . import training
+
+    model, remote = config.trainer(job.base)
+    return await training.step(job, files, deadline, model, remote)
+
+
+@hookimpl
+async def forget_training(job: TrainingJob, config: Config) -> tuple[str, ...]:
+    from . import training
+
+    return await training.forget(job, config.trainer(job.base)[1])
+
+
+@hookimpl
+async def forget_weights(weights: Weights, model: Model, config: Config) -> tuple[str, ...]:
+    from .tuned import read_tuned
+
+    remote, tuned = config.trainer(model.id)[1], await read_tuned(weights)
+    await remote.delete_model(tuned.model)
+    return (f"model {tuned.model} at {remote.upstream.host}",)
 
 
 @hookimpl

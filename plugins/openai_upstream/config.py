@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
@@ -30,6 +30,7 @@ from sluicegate.requests import FEATURES
 
 if TYPE_CHECKING:
     from .connection import Connection
+    from .remote_training import RemoteTraining
 
 Operation: TypeAlias = Literal["chat.completions", "completions", "embeddings"]
 Seconds: TypeAlias = Annotated[float, Field(gt=0)]
@@ -75,6 +76,12 @@ class UpstreamModel(PluginConfig):
     retention: str | None = None
     """What the upstream itself keeps, in a sentence for the data-protection officer. Azure and OpenAI have a default,
     which is their standard contract's; for a compatible server the operator must say."""
+    training_name: str = ""
+    """The model that is fine-tuned when a job here names this one, such as ``gpt-4.1-mini-2025-04-14``; training files
+    then go to the upstream. When empty, this model cannot be fine-tuned."""
+    training_type: Literal["Standard", "GlobalStandard", "Developer"] | None = None
+    """Azure only: where it trains. All but ``Standard``, which is the default, may copy training data and weights out of the
+    resource's region."""
 
     @field_validator("features")
     @classmethod
@@ -139,6 +146,8 @@ class Upstream(PluginConfig):
             raise ValueError("entra_id and api_key_setting exclude each other")
         if self.kind != "compatible" and not (self.entra_id or self.api_key_setting):
             raise ValueError("api_key_setting is missing (for azure, entra_id = true will do)")
+        if self.kind != "azure" and any(model.training_type for model in self.models):
+            raise ValueError("training_type is for kind azure")
         if self.kind == "compatible" and any(model.retention is None for model in self.models):
             raise ValueError("each model needs retention: what this server keeps, only its operator knows")
         self._check_endpoint()
@@ -170,9 +179,14 @@ class Upstream(PluginConfig):
             raise StartupError(f"plugin 'openai_upstream': the app setting {self.api_key_setting} is not set")
         return key
 
+    @property
+    def host(self) -> str:
+        """What log lines and receipts call it."""
+        return urlsplit(self.root).netloc
+
     def where(self, model: UpstreamModel) -> str:
         """Return what log lines call a model of this upstream."""
-        return f"{urlsplit(self.root).netloc}, {model.upstream_name!r}"
+        return f"{self.host}, {model.upstream_name!r}"
 
     def url(self, model: UpstreamModel, operation: str) -> str:
         """Return where ``model`` answers ``operation``.
@@ -180,12 +194,18 @@ class Upstream(PluginConfig):
         Source: Azure OpenAI REST reference, 2024-10-21 (dated surface) and v1.
         """
         path = operation.replace(".", "/")
-        if self.kind != "azure":
-            return f"{self.root}/{path}"
-        if self.api_version is None:
-            return f"{self.root}/openai/v1/{path}"
-        deployment = quote(model.upstream_name, safe="")
-        return f"{self.root}/openai/deployments/{deployment}/{path}?api-version={quote(self.api_version, safe='')}"
+        if self.kind == "azure" and self.api_version is not None:
+            path = f"deployments/{quote(model.upstream_name, safe='')}/{path}"
+        return self.resource_url(path)
+
+    def resource_url(self, path: str, **query: str | int) -> str:
+        """Return where a resource such as ``files`` is; ``path`` is quoted already."""
+        prefix = ""
+        if self.kind == "azure":
+            prefix = "openai/v1/" if self.api_version is None else "openai/"
+            query |= {} if self.api_version is None else {"api-version": self.api_version}
+        asked = f"?{urlencode(query)}" if query else ""
+        return f"{self.root}/{prefix}{path}{asked}"
 
 
 class Config(PluginConfig):
@@ -230,6 +250,13 @@ class Config(PluginConfig):
 
             self._connections[place] = Connection(self.upstreams[place])
         return model, self._connections[place]
+
+    def trainer(self, model_id: str) -> tuple[UpstreamModel, RemoteTraining]:
+        """Return the model and the training at its upstream."""
+        from .remote_training import RemoteTraining
+
+        model, connection = self.route(model_id)
+        return model, RemoteTraining(connection)
 
     async def close(self) -> None:
         """Close every connection; the next use opens new ones."""

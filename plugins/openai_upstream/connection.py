@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import secrets
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
 
@@ -24,6 +25,22 @@ LARGE_BODY = 1024 * 1024
 """Bytes from which the HTTP client wants a body in pieces."""
 DRAIN_S = 0.1
 """How long to wait, after an answer is complete, for the connection to become free for the next one."""
+
+
+class Content(NamedTuple):
+    """The body of a request, streamed; ``size`` in bytes."""
+
+    type: str
+    size: int
+    pieces: AsyncIterator[bytes]
+
+
+class Answer(NamedTuple):
+    """A whole answer of any status."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class Connection:
@@ -60,6 +77,26 @@ class Connection:
                 raise answer.error
             await asyncio.sleep(wait_s)
             attempt += 1
+
+    async def ask(self, method: str, url: str, content: Content | None = None) -> Answer:
+        """Send one request, once, and return whatever is answered, its body read.
+
+        Raises:
+            ModelUnavailable: Nothing was; what was sent may have had its effect all the same.
+        """
+        where = self.upstream.host
+        headers = {"Authorization": await self._entra.header()} if self._entra is not None else {}
+        data = None
+        if content is not None:
+            headers |= {"Content-Type": content.type, "Content-Length": str(content.size)}
+            data = content.pieces
+        try:
+            async with self._session.request(
+                method, url, data=data, headers=headers, allow_redirects=False
+            ) as response:
+                return Answer(response.status, response.headers, await response.read())
+        except (aiohttp.ClientError, OSError) as error:
+            raise failures.unreachable(error, where, transient=False).error from None
 
     async def close(self) -> None:
         """Close everything; requests under way fail."""

@@ -72,7 +72,7 @@ def answered(status: int, headers: Mapping[str, str], body: bytes, where: str) -
     request_id = _plain(headers.get("apim-request-id") or headers.get("x-request-id"), _CODE)
     if isinstance(failure.error, ModelUnavailable | UpstreamError):
         level = logging.WARNING if failure.transient or isinstance(failure.error, UpstreamError) else logging.ERROR
-        log.log(level, "%s: HTTP %d, code %s, request id %s", where, status, _code(detail), request_id)
+        log.log(level, "%s: HTTP %d, code %s, request id %s", where, status, plain_code(detail), request_id)
     if headers.get("x-should-retry") == "false":
         return Failure(failure.error)
     return failure
@@ -99,9 +99,9 @@ def malformed(where: str) -> ModelUnavailable:
 def reported(detail: Any, where: str) -> ApiError | Refused:
     """Return the error that an event within a stream reports."""
     detail = detail if isinstance(detail, dict) else {}
-    log.warning("%s: the answer ended with an error, code %s", where, _code(detail))
+    log.warning("%s: the answer ended with an error, code %s", where, plain_code(detail))
     status = detail.get("status")
-    if _code(detail) in REFUSAL_CODES:
+    if plain_code(detail) in REFUSAL_CODES:
         status = 400
     return _classified(status if isinstance(status, int) and status >= 400 else 500, detail, None).error
 
@@ -118,8 +118,18 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     return None
 
 
+def plain_name(value: Any) -> str:
+    """Return a name that an upstream sent, such as a state; ``unknown`` for whatever could be a text."""
+    return _plain(value, _CODE) or "unknown"
+
+
+def plain_code(detail: Mapping[str, Any]) -> str | None:
+    """Return an error's code as far as it is a plain name."""
+    return _plain(detail.get("code"), _CODE)
+
+
 def _classified(status: int, detail: Mapping[str, Any], wait_s: float | None) -> Failure:
-    code = _code(detail)
+    code = plain_code(detail)
     if status == 400 and (code in REFUSAL_CODES or _inner(detail)):
         return Failure(Refused(_refusal_results(detail)))
     if status in (400, 413, 422):
@@ -160,10 +170,6 @@ def _refusal_results(detail: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any
         return verdicts(inner.get("content_filter_result") or inner.get("content_filter_results"))
     except (AttributeError, TypeError):
         return {}
-
-
-def _code(detail: Mapping[str, Any]) -> str | None:
-    return _plain(detail.get("code"), _CODE)
 
 
 def _plain(value: Any, pattern: re.Pattern[str]) -> str | None:
