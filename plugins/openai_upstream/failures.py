@@ -118,6 +118,11 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     return None
 
 
+def code_of(body: bytes) -> str | None:
+    """Return the code of an answer's error, as far as it is a plain name."""
+    return plain_code(_detail(body))
+
+
 def plain_name(value: Any) -> str:
     """Return a name that an upstream sent, such as a state; ``unknown`` for whatever could be a text."""
     return _plain(value, _CODE) or "unknown"

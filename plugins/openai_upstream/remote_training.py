@@ -244,7 +244,8 @@ class RemoteTraining:
         if answer.status in (200, 201, 204):
             return answer
         if answer.status in _GONE:
-            raise UpstreamError("The upstream has no such file, job or model.", status=404, code="notFound")
+            code = failures.code_of(answer.body) or "notFound"
+            raise UpstreamError("The upstream has no such file, job or model.", status=404, code=code)
         raise failures.answered(answer.status, answer.headers, answer.body, self.upstream.host).error
 
 

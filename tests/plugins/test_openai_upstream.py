@@ -11,7 +11,7 @@ import time
 import tomllib
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import pytest
@@ -40,6 +40,7 @@ from sluicegate import (
 from sluicegate.config import Pipeline
 from sluicegate.errors import ApiError, PayloadTooLarge, StartupError
 from sluicegate.plugins import Plugins
+from tests.plugins.loopback import served
 
 CANARY = "canary-4711"
 KEY_SETTING = "TEST_UPSTREAM_KEY"
@@ -92,18 +93,6 @@ class Upstream:
         except (asyncio.CancelledError, ConnectionError):
             self.left.set()
             raise
-
-
-@asynccontextmanager
-async def served(app: web.Application) -> AsyncIterator[str]:
-    """Yields the URL of ``app`` on loopback. The handler of a caller who goes away is cancelled."""
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield "http://{}:{}".format(*runner.addresses[0])
-    finally:
-        await runner.cleanup()
 
 
 @pytest.fixture
