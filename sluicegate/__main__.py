@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from sluicegate import __version__
-from sluicegate.cli import classify, control_plane, encryption, modified_filters, receipts, validate
+from sluicegate.cli import classify, control_plane, encryption, job, modified_filters, receipts, validate
 from sluicegate.errors import SluicegateError, StartupError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,6 +51,7 @@ def main() -> int:
     described.add_argument("account", nargs="?", help="the account; without it the whole deployment")
     classify.add_command(commands)
     validate.add_command(commands)
+    job.add_command(commands)
     modified_filters.add_command(commands)
     encryption.add_commands(commands)
     commands.add_parser("demo", help="a guided tour against a throw-away data folder")
@@ -70,6 +71,8 @@ def main() -> int:
     try:
         if arguments.command == "classify":
             return classify.classify_command(arguments, ROOT / "plugins")
+        if arguments.command == "job":
+            return job.job_command(arguments)
         if arguments.command == "demo":
             from sluicegate import demo
 
