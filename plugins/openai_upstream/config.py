@@ -55,6 +55,12 @@ RETENTION = {
 }
 
 
+TRAINING_RETENTION = (
+    " Files of fine-tuning jobs go there too, and are deleted there when the job is over; the models stay there until "
+    "they are deleted here."
+)
+
+
 class UpstreamModel(PluginConfig):
     """One model of an upstream, and how it is offered here."""
 
@@ -239,7 +245,8 @@ class Config(PluginConfig):
                     created=model.created,
                     owned_by=upstream.kind,
                     dimensions=model.dimensions,
-                    retention=model.retention or RETENTION[upstream.kind],
+                    retention=(model.retention or RETENTION[upstream.kind])
+                    + (TRAINING_RETENTION if model.training_name else ""),
                 )
 
     def route(self, model_id: str) -> tuple[UpstreamModel, Connection]:

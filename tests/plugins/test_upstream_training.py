@@ -457,6 +457,15 @@ async def test_a_copy_that_the_upstream_does_not_delete_is_told(upstream, custom
     assert f"The upstream refuses to delete its copy {copy}: delete it there." in somebody.steps[-1].messages
 
 
+async def test_whoever_asks_what_the_provider_keeps_is_told_of_training_files(customer):
+    [plain] = openai_upstream.register_models(customer(training_name="").config)
+    [trained] = openai_upstream.register_models(customer().config)
+
+    assert "fine-tuning" not in plain.retention
+    assert trained.retention.startswith(plain.retention)
+    assert "Files of fine-tuning jobs go there too" in trained.retention
+
+
 @pytest.mark.parametrize(
     ("upstream_settings", "problem"),
     [({"kind": "openai"}, "training_type is for kind azure"), ({"kind": "azure"}, "training_type")],
