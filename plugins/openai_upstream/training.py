@@ -96,6 +96,8 @@ async def forget(job: TrainingJob, remote: RemoteTraining) -> tuple[str, ...]:
 
 
 async def _next(job: TrainingJob, files: TrainingFiles, model: UpstreamModel, remote: RemoteTraining) -> TrainingStep:
+    if not model.training_name:
+        raise TrainingFailed("The model cannot be fine-tuned at its upstream.", code="fineTuningNotSupported")
     if "training" not in job.state:
         return await _send_files(job, files, remote)
     if "job" not in job.state:

@@ -446,6 +446,13 @@ async def test_a_job_that_was_deleted_at_the_upstream_fails(upstream, customer):
         await somebody.step()
 
 
+async def test_a_model_without_a_training_name_sends_nothing(upstream, customer):
+    with pytest.raises(TrainingFailed, match="cannot be fine-tuned"):
+        await customer(training_name="").step()
+
+    assert not upstream.requests
+
+
 async def test_a_copy_that_the_upstream_does_not_delete_is_told(upstream, customer):
     somebody = customer()
     await somebody.step()
