@@ -21,6 +21,7 @@ from tests.conftest import ROOT
 
 PUBLIC = {
     "sluicegate",
+    "sluicegate.abuse",
     "sluicegate.accounts",
     "sluicegate.errors",
     "sluicegate.expressions",

@@ -1,0 +1,71 @@
+"""What plugins see of abuse monitoring: signals, which say what filters found in an exchange, and hold no content.
+
+Everything that names a person, an application or an address is a keyed hash under the account's own secret.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, NamedTuple, TypeAlias
+
+from sluicegate.types import Outcome
+
+FindingSource: TypeAlias = Literal["prompt", "completion"]
+
+
+class Finding(NamedTuple):
+    """Something that a filter found in one exchange, at its worst.
+
+    Attributes:
+        category: On the wire, such as ``hate``, ``jailbreak`` or ``custom_blocklists``.
+        source: Where it was found.
+        severity: 2, 4 or 6 for harms; 0 for a category that is found or not.
+        blocked: Whether it refused the prompt or ended the answer.
+    """
+
+    category: str
+    source: FindingSource
+    severity: int = 0
+    blocked: bool = False
+
+
+ABUSE_FROM = 4
+"""From which severity a harm is a sign of abuse; what is below is counted only."""
+ABUSE = frozenset({"jailbreak", "indirect_attack", "protected_material_text", "protected_material_code"})
+"""Categories without a severity that are a sign of abuse. What an account forbids itself, such as its blocklists, is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """What filters found in one exchange; made for every one, of accounts whose content is not kept too.
+
+    Attributes:
+        deployment: As the caller wrote it.
+        at: When the exchange was over, aware, UTC.
+        user: Keyed hash of the end user, as ``Exchange.user``, or None.
+        application, tenant, address: Keyed hashes of ``application_name``, ``end_user_tenant_id`` and ``source_ip`` of the request's
+            ``user_security_context``, or None.
+        exchange: The exchange's id, by which its content may be reviewed; None where content of the account is not kept.
+    """
+
+    account: str
+    deployment: str
+    at: datetime
+    outcome: Outcome
+    findings: tuple[Finding, ...] = ()
+    user: str | None = None
+    application: str | None = None
+    tenant: str | None = None
+    address: str | None = None
+    exchange: str | None = None
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the prompt was refused, or the answer ended, because of what was found."""
+        return self.outcome is Outcome.BLOCKED or self.outcome is Outcome.CUT
+
+    @property
+    def is_flagged(self) -> bool:
+        """Whether something was found that is a sign of abuse."""
+        return any(finding.severity >= ABUSE_FROM or finding.category in ABUSE for finding in self.findings)

@@ -1,0 +1,1 @@
+"""Abuse monitoring: from signals without content to scores, cases and decisions."""
