@@ -27,6 +27,7 @@ from sluicegate.errors import (
     StartupError,
     Unauthorized,
 )
+from sluicegate.fine_tuning.safety import SafetyEvaluation
 from sluicegate.pipeline import Pipeline
 from sluicegate.plugins import Plugins
 from sluicegate.regions import Region, Regions, Residents
@@ -89,6 +90,11 @@ class Sluicegate:
             self.deployment.pipeline,
             lambda account: self.regions.of(account.location).vault,
             self._keeps_content,
+        )
+        self.safety = SafetyEvaluation(
+            self.plugins,
+            self._in_use("classify"),
+            is_required=self.deployment.fine_tuning.safety_evaluation == "required",
         )
         self._starting = asyncio.Lock()
         self._started = False

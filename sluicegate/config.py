@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
@@ -76,6 +76,14 @@ class Limits(_Section):
     """How large the uploaded files of one account may be together."""
 
 
+class FineTuning(_Section):
+    """How fine-tuning is guarded."""
+
+    safety_evaluation: Literal["required", "off"] = "required"
+    """Whether training data is shown to the classifiers in the pipeline before a job trains; where there is none, jobs then fail.
+    ``off`` trains on data that nobody has looked at."""
+
+
 class Place(_Section):
     """A further region: where the data of accounts lives that are in it."""
 
@@ -106,6 +114,7 @@ class Deployment(_Section):
     hook, or ``webhook:https://…``."""
     pipeline: Pipeline
     limits: Limits = Limits()
+    fine_tuning: FineTuning = FineTuning()
     plugins: Mapping[str, dict[str, Any]] = Field(default_factory=dict)
     """Settings by plugin."""
     default_policy: str = "Microsoft.DefaultV2"

@@ -167,6 +167,7 @@ def _lines(gate: Sluicegate) -> Iterator[str]:
             yield "   - nothing" if stage == "retain" else "   - everything"
     yield ""
     yield from _policies(gate)
+    yield gate.safety.describe()
     yield f"Nothing is kept longer than {CEILING_DAYS} days, whatever the settings say. Whatever goes gets a signed receipt."
     places = ", ".join(["this app's log and storage", *map(_sink, deployment.checkpoints)])
     yield f"The audit log's checkpoint is published daily to: {places}."

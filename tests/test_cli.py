@@ -329,6 +329,7 @@ def test_describe_names_installed_plugins_and_where_they_come_from(tmp_path):
     stages = re.findall(r"^\d\. .* \((\w+)\)$", printed, re.MULTILINE)
     assert stages == ["authenticate", "pre_filter", "models", "post_filter", "retain"]
     assert "Nothing is kept longer than 30 days, whatever the settings say." in printed
+    assert "Training data cannot be evaluated for harm" in printed
 
 
 def test_an_approval_of_modified_filters_is_described_until_it_is_withdrawn(first):

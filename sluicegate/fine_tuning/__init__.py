@@ -1,0 +1,1 @@
+"""Fine-tuning: what is asked of training data before a job may start, and the jobs."""
