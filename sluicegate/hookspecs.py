@@ -22,7 +22,7 @@ from sluicegate.policies import Policy
 from sluicegate.requests import EmbeddingRequest, GenerationRequest, Request
 from sluicegate.services import BlobStore, KeyService
 from sluicegate.store import Store
-from sluicegate.training import TrainingFiles, TrainingJob, TrainingStep, Weights
+from sluicegate.training import TrainingFiles, TrainingJob, TrainingStep
 from sluicegate.types import (
     Chunk,
     Classification,
@@ -488,7 +488,7 @@ class Hooks(Protocol):
         Called when a job that did not succeed is over (cancelled, or failed), and when a job is deleted; by a plugin that trains
         elsewhere, and left out by one that keeps everything in ``TrainingFiles``. A job that has just died in a step is called
         with the state of the step before, so look for what that step may have left. Models that a finished step handed over are
-        deleted by ``forget_weights``, not here. Run again, it finds nothing to do.
+        deleted by ``forget_model``, not here. Run again, it finds nothing to do.
 
         Returns:
             Names of what is gone, a line each, for the receipt; without content.
@@ -509,12 +509,13 @@ class Hooks(Protocol):
         return ()
 
     @hookspec
-    async def forget_weights(self, weights: Weights, model: Model, config: Any) -> tuple[str, ...]:
-        """Delete what a fine-tuned model, or a checkpoint, is outside of the app; say what is gone.
+    async def forget_model(self, name: str, model: Model, config: Any) -> tuple[str, ...]:
+        """Delete a fine-tuned model, or a checkpoint, where it is outside of the app; say what is gone.
 
-        Called before its weights are deleted here, by a plugin whose weights only name a model that is elsewhere.
+        Called before the model is deleted here, for one whose checkpoint had ``elsewhere``.
 
         Args:
+            name: What ``Checkpoint.elsewhere`` was.
             model: The base model, as the plugin registered it.
 
         Returns:
@@ -529,8 +530,7 @@ class Hooks(Protocol):
             from sluicegate import hookimpl
 
             @hookimpl
-            async def forget_weights(weights):
-                name = b"".join([piece async for piece in weights.read()]).decode()
+            async def forget_model(name):
                 return (f"model {name} at the trainer",)
 
         .. versionadded:: 0.1

@@ -140,10 +140,13 @@ class Checkpoint:
     Attributes:
         weights: The name under which the step wrote them with ``TrainingFiles.write``; the core takes the file over, and
             the plugin neither changes nor deletes it afterwards.
+        elsewhere: What the model is called where it really is, of weights that only name it: for the hook ``forget_model``. It is
+            kept unsealed, so that a model can be deleted without its account's key.
     """
 
     metrics: Metrics
     weights: str
+    elsewhere: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

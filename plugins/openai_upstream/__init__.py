@@ -18,7 +18,7 @@ from datetime import datetime
 
 from sluicegate import Chunk, EmbeddingRequest, Embeddings, Model, PluginConfig, hookimpl
 from sluicegate.requests import GenerationRequest
-from sluicegate.training import TrainingFiles, TrainingJob, TrainingStep, Weights
+from sluicegate.training import TrainingFiles, TrainingJob, TrainingStep
 
 from .config import Config
 
@@ -68,12 +68,10 @@ async def forget_training(job: TrainingJob, config: Config) -> tuple[str, ...]:
 
 
 @hookimpl
-async def forget_weights(weights: Weights, model: Model, config: Config) -> tuple[str, ...]:
-    from .tuned import read_tuned
-
-    remote, tuned = config.trainer(model.id)[1], await read_tuned(weights)
-    await remote.delete_model(tuned.model)
-    return (f"model {tuned.model} at {remote.upstream.host}",)
+async def forget_model(name: str, model: Model, config: Config) -> tuple[str, ...]:
+    _, remote = config.trainer(model.id)
+    await remote.delete_model(name)
+    return (f"model {name} at {remote.upstream.host}",)
 
 
 @hookimpl

@@ -223,8 +223,9 @@ async def _collect(job: TrainingJob, files: TrainingFiles, at_work: RemoteJob, r
             of_final = remote_metrics.merged(of_final, measured)
             continue
         weights = f"step-{step}"
-        await files.write(weights, _note(Tuned.of(job, found.fine_tuned_model_checkpoint, remote.upstream, step)))
-        earlier.append(Checkpoint(measured or Metrics(step, None, None), weights))
+        name = found.fine_tuned_model_checkpoint
+        await files.write(weights, _note(Tuned.of(job, name, remote.upstream, step)))
+        earlier.append(Checkpoint(measured or Metrics(step, None, None), weights, elsewhere=name))
     of_final = of_final or Metrics(last, None, None)
     return TrainingStep(
         {**job.state, "model": at_work.fine_tuned_model, "metrics": asdict(of_final)},
@@ -265,7 +266,7 @@ async def _finish(job: TrainingJob, files: TrainingFiles, at_work: RemoteJob, re
         {**job.state, "finished": True},
         True,
         _used(job, at_work),
-        checkpoints=(Checkpoint(Metrics(**job.state["metrics"]), "model"),),
+        checkpoints=(Checkpoint(Metrics(**job.state["metrics"]), "model", elsewhere=tuned.model),),
         trained_tokens=at_work.trained_tokens or 0,
         messages=tuple(messages),
     )

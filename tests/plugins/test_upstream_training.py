@@ -560,14 +560,14 @@ async def test_a_deletion_that_the_upstream_cannot_do_now_is_not_reported_as_don
 async def test_a_model_is_deleted_at_the_upstream(upstream, customer):
     somebody = customer()
     await somebody.to_the_end(upstream)
-    weights = [Kept(name, somebody.files.written[name]) for name in ("step-2", "model")]
+    names = [checkpoint.elsewhere for step in somebody.steps for checkpoint in step.checkpoints]
 
-    gone = [await openai_upstream.forget_weights(each, MODEL, somebody.config) for each in weights]
+    gone = [await openai_upstream.forget_model(name, MODEL, somebody.config) for name in names]
 
     host = upstream.root.removeprefix("http://")
     assert gone == [(f"model ft:gpt-2025:org::abc:ckpt-step-2 at {host}",), (f"model ft:gpt-2025:org::abc at {host}",)]
     assert not upstream.models
-    assert await openai_upstream.forget_weights(weights[0], MODEL, somebody.config) == gone[0]
+    assert await openai_upstream.forget_model(names[0], MODEL, somebody.config) == gone[0]
 
 
 @pytest.mark.parametrize(
@@ -585,4 +585,4 @@ async def test_a_model_that_is_still_there_is_not_reported_as_gone(upstream, cus
     upstream.refusals["DELETE models/ft:gpt-2025:org::abc"] = refusal
 
     with pytest.raises(error):
-        await openai_upstream.forget_weights(Kept("w", somebody.files.written["model"]), MODEL, somebody.config)
+        await openai_upstream.forget_model("ft:gpt-2025:org::abc", MODEL, somebody.config)
