@@ -2,7 +2,8 @@
 
 One harmful sentence among harmless ones makes a window look harmless, so sentences are read by themselves too. There are
 many of them, and each is a chance of a false alarm: what a sentence shows by itself counts one level less than what its
-window shows. ``docs/content-filtering.md`` has what that finds and costs.
+window shows. For the same reason hate counts as medium only from a higher score on than in a prompt, which is read once.
+``docs/content-filtering.md`` has what that finds and costs.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ LEAST, MOST, AGAIN = 24, 240, 96
 """Characters: of what is read as a sentence, unless the window ends before, and of a long one that is read twice."""
 _END = re.compile(r"(?<=[.!?])\s+|\n+")
 _LEVEL = 2
+_SURE = {"hate": 0.5}
+"""What a window or a sentence scores at least to count as more than low."""
 
 
 def detector(classifier: Classifier, policy: Policy) -> Detector | None:
@@ -53,6 +56,12 @@ def levels(scores: Sequence[Scores]) -> dict[str, int]:
     """Return the severity of each category, from the scores of a window and of its sentences."""
     whole, *parts = scores
     return {
-        category: max(whole.severity[category], *(part.severity[category] - _LEVEL for part in parts), 0)
+        category: max(_severity(whole, category), *(_severity(part, category) - _LEVEL for part in parts), 0)
         for category in SEVERITY_HEADS
     }
+
+
+def _severity(scores: Scores, category: str) -> int:
+    head = scores[category]
+    severity = head.severity or 0
+    return severity if head.score >= _SURE.get(category, 0.0) else min(severity, _LEVEL)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from plugins import content_filter
-from plugins.content_filter.completions import AGAIN, LEAST, MOST, WINDOWS, sentences
+from plugins.content_filter.classifier import HEADS, SEVERITY_HEADS, Scores
+from plugins.content_filter.completions import AGAIN, LEAST, MOST, WINDOWS, levels, sentences
 from sluicegate.errors import Refused
 from sluicegate.policies import DEFAULT_V2, ContentFilter, Mode, Policy, Source
 from sluicegate.testing import FakeModel, answered, chat_request, post_filtered
@@ -103,3 +104,21 @@ def test_short_sentences_are_read_with_the_next_and_long_ones_in_parts():
     assert (read[1], read[2]) == (long[:MOST], long[MOST - AGAIN :] + ".")
     assert read[3:] == ["Is it? Yes"]
     assert len(read[3]) < LEAST
+
+
+def scores(category, score, severity):
+    heads = dict.fromkeys(HEADS, 0.0) | {category: score}
+    return Scores(**heads, severity=dict.fromkeys(SEVERITY_HEADS, 0) | {category: severity}, flagged=frozenset())
+
+
+@pytest.mark.parametrize(
+    ("category", "score", "severity", "level"),
+    [("hate", 0.49, 4, 2), ("hate", 0.5, 4, 4), ("hate", 0.1, 0, 0), ("violence", 0.49, 4, 4)],
+)
+def test_hate_in_an_answer_blocks_only_where_it_is_sure(category, score, severity, level):
+    assert levels([scores(category, score, severity)])[category] == level
+
+
+@pytest.mark.parametrize(("severity", "level"), [(6, 4), (4, 2), (2, 0), (0, 0)])
+def test_a_sentence_counts_one_level_less_than_its_window(severity, level):
+    assert levels([scores("violence", 0.0, 0), scores("violence", 0.9, severity)])["violence"] == level
