@@ -38,6 +38,7 @@ class TunedModel:
         step: Of a checkpoint, after how many steps; None for the model itself.
         weights_file: The file's id among those of ``job``.
         deployable: Whether the safety evaluation has passed it; None until there is a verdict.
+        elsewhere: ``Checkpoint.elsewhere``: what the model is called where it really is, to be deleted there first.
     """
 
     id: str
@@ -48,6 +49,7 @@ class TunedModel:
     created_at: datetime
     weights_file: str
     deployable: bool | None = None
+    elsewhere: str | None = None
 
 
 class TunedModels:
