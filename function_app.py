@@ -18,6 +18,12 @@ app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 gate = Sluicegate(Path(__file__).parent)
 
 
+@app.function_name("abuse")
+@app.timer_trigger("timer", schedule="%ABUSE_SCHEDULE%")
+async def abuse(timer: func.TimerRequest) -> None:
+    await gate.monitor()
+
+
 @app.function_name("chat_completions")
 @app.route("openai/deployments/{deployment}/chat/completions", methods=["POST"])
 async def chat_completions(req: Request) -> Response:

@@ -19,6 +19,9 @@ param dataRedundancy string = 'Standard_ZRS'
 @description('When the purge runs: six fields, seconds first, UTC.')
 param purgeSchedule string = '0 5 * * * *'
 
+@description('When abuse monitoring runs, likewise.')
+param abuseSchedule string = '0 */5 * * * *'
+
 @minValue(1)
 @maxValue(1000)
 @description('Requests that one instance serves at a time. Set explicitly because the default for Python is low.')
@@ -134,6 +137,7 @@ module app 'modules/app.bicep' = {
     applicationInsightsConnectionString: monitoring.outputs.connectionString
     deploymentFile: deploymentFile
     purgeSchedule: purgeSchedule
+    abuseSchedule: abuseSchedule
     requestsPerInstance: requestsPerInstance
     alwaysReadyInstances: alwaysReadyInstances
     maximumInstances: maximumInstances

@@ -66,6 +66,17 @@ class Account:
         """Return the keyed hash that stands for an end user in everything that is kept."""
         return None if not user else hmac.digest(self.user_key, user.encode(), "sha256").hex()
 
+    def attribution_hash(self, kind: str, value: str | None) -> str | None:
+        """Return the keyed hash that stands for something else that names who is behind a request.
+
+        Args:
+            kind: Such as ``source_ip``; equal values of two kinds have two hashes.
+        """
+        if not value:
+            return None
+        key = hmac.digest(self.user_key, f"sluicegate/attribution/{kind}".encode(), "sha256")
+        return hmac.digest(key, value.encode(), "sha256").hex()
+
 
 @dataclass(frozen=True, slots=True)
 class Resident:
@@ -75,6 +86,7 @@ class Resident:
         location: The region that has its data; empty where nobody knows any more.
         retention_days: As ``Accounts.retention_days``.
         customer_key, vaults: As in :class:`Account`.
+        signal_days: After how many days what is counted of it goes, though no content is kept.
     """
 
     location: str
@@ -82,6 +94,7 @@ class Resident:
     is_deleted: bool
     customer_key: CustomerKey | None
     vaults: Mapping[str, str | None]
+    signal_days: int = CEILING_DAYS
 
 
 class Accounts:
@@ -363,6 +376,7 @@ class Accounts:
                 bool(document.get("deleted")),
                 customer_key(document.get("encryption")),
                 document.get("vaults", {}),
+                _retention_days(document),
             )
         except (ServiceError, ValueError) as error:
             return error

@@ -7,13 +7,14 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from sluicegate import config
+from sluicegate.abuse import Signal
 from sluicegate.accounts import Accounts, Resident
 from sluicegate.audit.publishing import WEBHOOK, Sink, StoreSink, Webhook
 from sluicegate.call import Call
@@ -21,6 +22,7 @@ from sluicegate.config import is_same
 from sluicegate.errors import (
     InvalidRequest,
     NotFound,
+    PluginFailed,
     PurgeIncomplete,
     ServiceError,
     SluicegateError,
@@ -28,8 +30,12 @@ from sluicegate.errors import (
     Unauthorized,
 )
 from sluicegate.fine_tuning.safety import SafetyEvaluation
+from sluicegate.monitoring.observing import Observer
+from sluicegate.monitoring.patterns import Patterns
+from sluicegate.monitoring.signals import signal_of
+from sluicegate.monitoring.timer import Step, monitor
 from sluicegate.pipeline import Pipeline
-from sluicegate.plugins import Plugins
+from sluicegate.plugins import Plugins, log_failure
 from sluicegate.regions import Region, Regions, Residents
 from sluicegate.requests import Request
 from sluicegate.retention.purging import Summary, delete
@@ -46,6 +52,8 @@ from sluicegate.tenancy.tenants import Tenant, Tenants
 from sluicegate.types import Chunk, Embeddings, OfAccount, Principal, utc_now
 
 HEALTH_CACHE_S = 30.0
+OBSERVE_S = 10.0
+"""How long a plugin may take for a batch of signals."""
 log = logging.getLogger(__name__)
 
 
@@ -90,12 +98,19 @@ class Sluicegate:
             self.deployment.pipeline,
             lambda account: self.regions.of(account.location).vault,
             self._keeps_content,
+            self._observe,
         )
         self.safety = SafetyEvaluation(
             self.plugins,
             self._in_use("classify"),
             is_required=self.deployment.fine_tuning.safety_evaluation == "required",
         )
+        observing = bool(self.deployment.pipeline.observe)
+        self.observer = Observer(
+            lambda location: self.regions.of(location).counters, self._hand_over if observing else None, clock=now
+        )
+        self._patterns: dict[str, Patterns] = {}
+        self.monitoring: dict[str, Step] = {"patterns": self._report_patterns}
         self._starting = asyncio.Lock()
         self._started = False
         self._health: tuple[float, list[str]] | None = None
@@ -135,6 +150,7 @@ class Sluicegate:
             for name in self._in_use("shutdown"):
                 hook, settings = self.plugins[name].shutdown, self.plugins.config_of(name)
                 stack.push_async_callback(hook, config=settings)
+            stack.push_async_callback(self.observer.close)
             stack.push_async_callback(self.pipeline.drain)
 
     def _in_use(self, hook: str) -> list[str]:
@@ -264,6 +280,7 @@ class Sluicegate:
         region = await self.region(tenant.location)
         await delete(region.vault, self.plugins, region.receipts, tenant.id, OfAccount(), actor=actor)
         await region.files.delete_all(tenant.id, actor=actor)
+        await region.counters.delete(tenant.id)
         await self.policies.purge(tenant.id, tenant.location)
         await self.tenants.purge(tenant)
 
@@ -285,6 +302,36 @@ class Sluicegate:
         done = [await region.rewrap(Residents(region, census)) for region in self.regions]
         left = sum((Counter(each.left) for each in done), Counter[str]())
         return Rewrapped(sum(each.wrapped for each in done), dict(left))
+
+    # --- abuse monitoring --------------------------------------------------------------------------------------------
+
+    async def monitor(self) -> None:
+        """Look for patterns of abuse in every region, and do what follows; for the timer ``abuse``.
+
+        Raises:
+            MonitoringIncomplete: A step failed somewhere; the next tick tries again.
+        """
+        await self.observer.flush()
+        await monitor(self.regions, self.monitoring, self.now)
+
+    async def _report_patterns(self, region: Region) -> None:
+        patterns = self._patterns.setdefault(region.name, Patterns(region.counters, self.deployment.abuse, self.now))
+        names = await Residents(region, await self.accounts.census()).names()
+        async for pattern in patterns.found(names):
+            subject = "the account" if pattern.user is None else "an end user"
+            log.warning("abuse pattern: account %s, %s, score %.2f", pattern.account, subject, pattern.score.value)
+
+    def _observe(self, call: Call) -> None:
+        self.observer.note(call.account.location, signal_of(call, self.now()))
+
+    async def _hand_over(self, signals: Sequence[Signal]) -> None:
+        for step in self.deployment.pipeline.observe:
+            try:
+                async with asyncio.timeout(OBSERVE_S):
+                    await self.plugins.call(step.plugin, "observe", object, signals=tuple(signals))
+            except (SluicegateError, TimeoutError) as error:
+                if not isinstance(error, PluginFailed):
+                    log_failure(step.plugin, "observe", error)
 
     async def _keeps_content(self, account: str) -> bool:
         found = await self.accounts.get(account)

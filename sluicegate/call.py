@@ -14,11 +14,13 @@ from sluicegate.types import (
     Answer,
     Chunk,
     Exchange,
+    FilterResults,
     Model,
     Outcome,
     Principal,
     Usage,
     utc_now,
+    worst_of,
 )
 
 _END_USER = frozenset({"user", "safety_identifier", "user_security_context"})
@@ -71,17 +73,27 @@ class Call:
 
 
 class Record:
-    """What was sent of each choice, and what a filter withheld of it."""
+    """What was sent of each choice, and what a filter withheld of it.
+
+    Attributes:
+        results: The verdicts on all choices, at their worst.
+    """
 
     def __init__(self) -> None:
         self.withheld: dict[int, str] = {}
         self.cut = False
+        self.results: FilterResults = {}
+        self._noted: FilterResults = {}
         self._pieces: dict[int, list[Chunk]] = {}
 
     def sent(self, chunk: Chunk) -> None:
         """Note one chunk that the caller gets."""
         self._pieces.setdefault(chunk.index, []).append(chunk)
         self.cut = self.cut or chunk.finish_reason == "content_filter"
+        # Pieces that were vetted together mostly carry the very same object.
+        if chunk.content_filter_results and chunk.content_filter_results is not self._noted:
+            self._noted = chunk.content_filter_results
+            self.results = worst_of(self.results, self._noted)
 
     def answers(self) -> tuple[Answer, ...]:
         """Return the choices in order, the pieces of each joined."""

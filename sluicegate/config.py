@@ -44,15 +44,17 @@ class Pipeline(_Section):
     """The plugins that serve models."""
     post_filter: tuple[Step, ...] = ()
     retain: tuple[Step, ...] = ()
+    observe: tuple[Step, ...] = ()
+    """The plugins that are told what filters found, without content."""
 
-    @field_validator("authenticate", "pre_filter", "models", "post_filter", "retain", mode="before")
+    @field_validator("authenticate", "pre_filter", "models", "post_filter", "retain", "observe", mode="before")
     @classmethod
     def _names_are_steps(cls, value: Any) -> Any:
         if not isinstance(value, list | tuple):
             return value
         return [{"plugin": item} if isinstance(item, str) else item for item in value]
 
-    @field_validator("authenticate", "models", "post_filter")
+    @field_validator("authenticate", "models", "post_filter", "observe")
     @classmethod
     def _always_required(cls, steps: tuple[Step, ...]) -> tuple[Step, ...]:
         if any(not step.required for step in steps):
@@ -61,7 +63,7 @@ class Pipeline(_Section):
 
     def plugins(self) -> tuple[str, ...]:
         """Return the names of all plugins in use, each once, in order of first use."""
-        stages = (self.authenticate, self.pre_filter, self.models, self.post_filter, self.retain)
+        stages = (self.authenticate, self.pre_filter, self.models, self.post_filter, self.retain, self.observe)
         return tuple(dict.fromkeys(step.plugin for stage in stages for step in stage))
 
 
@@ -82,6 +84,17 @@ class FineTuning(_Section):
     safety_evaluation: Literal["required", "off"] = "required"
     """Whether training data is shown to the classifiers in the pipeline before a job trains; where there is none, jobs then fail.
     ``off`` trains on data that nobody has looked at."""
+
+
+class Abuse(_Section):
+    """When what filters find looks like abuse; :mod:`sluicegate.monitoring.scoring` says what a score is made of."""
+
+    account_threshold: float = Field(0.6, gt=0, le=1)
+    """From which score on an account as a whole is looked into."""
+    user_threshold: float = Field(0.6, gt=0, le=1)
+    """From which score on an end user of an account is looked into."""
+    window_days: int = Field(7, ge=1, le=30)
+    """How far back signals count."""
 
 
 class Place(_Section):
@@ -115,6 +128,7 @@ class Deployment(_Section):
     pipeline: Pipeline
     limits: Limits = Limits()
     fine_tuning: FineTuning = FineTuning()
+    abuse: Abuse = Abuse()
     plugins: Mapping[str, dict[str, Any]] = Field(default_factory=dict)
     """Settings by plugin."""
     default_policy: str = "Microsoft.DefaultV2"

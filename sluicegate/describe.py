@@ -22,6 +22,7 @@ _STAGES = (
     ("models", "Who answers"),
     ("post_filter", "What may reach the caller"),
     ("retain", "What is kept"),
+    ("observe", "Who is told what filters found, without content"),
 )
 
 
@@ -164,7 +165,7 @@ def _lines(gate: Sluicegate) -> Iterator[str]:
             if stage == "models":
                 yield from _models(gate, step.plugin)
         if not steps:
-            yield "   - nothing" if stage == "retain" else "   - everything"
+            yield {"retain": "   - nothing", "observe": "   - nobody"}.get(stage, "   - everything")
     yield ""
     yield from _policies(gate)
     yield gate.safety.describe()

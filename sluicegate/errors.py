@@ -375,3 +375,15 @@ class PurgeIncomplete(SluicegateError):
     def __init__(self, left: Iterable[str]) -> None:
         self.left = tuple(left)
         super().__init__("purge incomplete: " + "; ".join(self.left))
+
+
+class MonitoringIncomplete(SluicegateError):
+    """The operator sees it: the invocation of the timer ``abuse`` fails and the next one tries again.
+
+    Args:
+        left: Which steps failed, without content: ``"patterns (StorageUnavailable)"``.
+    """
+
+    def __init__(self, left: Iterable[str]) -> None:
+        self.left = tuple(left)
+        super().__init__("monitoring incomplete: " + "; ".join(self.left))

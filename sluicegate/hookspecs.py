@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from pluggy import HookimplMarker, HookspecMarker
 
+from sluicegate.abuse import Signal
 from sluicegate.accounts import Accounts
 from sluicegate.policies import Policy
 from sluicegate.requests import EmbeddingRequest, GenerationRequest, Request
@@ -399,6 +400,35 @@ class Hooks(Protocol):
             @hookimpl
             async def purge(scope, store):
                 return await store.purge(scope, days=7)
+
+        .. versionadded:: 0.1
+        """
+
+    @hookspec
+    async def observe(self, signals: Sequence[Signal], config: Any) -> None:
+        """Take note of what filters found in some exchanges, without their content; for metrics and for other monitoring.
+
+        Called every few seconds with what came since, in the order of time, for every authenticated exchange, also of accounts of
+        whose content nothing is kept. It is outside of any request and has 10 seconds; what it raises is logged without its
+        message, and the next batch comes all the same. A process that dies takes with it what it has not handed over.
+        People, applications and addresses are keyed hashes, which are personal data: count them, and keep them no longer than content.
+
+        Example::
+
+            from collections import Counter
+            from pydantic import PrivateAttr
+            from sluicegate import PluginConfig, hookimpl
+
+            class Config(PluginConfig):
+                _blocked: Counter[str] = PrivateAttr(default_factory=Counter)
+
+            @hookimpl
+            def register_config():
+                return Config
+
+            @hookimpl
+            async def observe(signals, config):
+                config._blocked.update(signal.account for signal in signals if signal.is_blocked)
 
         .. versionadded:: 0.1
         """

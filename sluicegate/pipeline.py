@@ -46,6 +46,7 @@ class Pipeline:
     Args:
         vault_of: Returns the vault in which an account's data is.
         may_keep: Returns whether content of an account may be kept, as is known when an exchange is over.
+        observe: Told of each call that is over, whatever became of it; must be cheap.
     """
 
     def __init__(
@@ -54,11 +55,13 @@ class Pipeline:
         stages: Stages,
         vault_of: Callable[[Account], Vault],
         may_keep: Callable[[str], Awaitable[bool]] | None = None,
+        observe: Callable[[Call], None] | None = None,
     ) -> None:
         self._plugins = plugins
         self._stages = stages
         self._vault_of = vault_of
         self._may_keep = may_keep
+        self._observe = observe
         self._retaining: set[asyncio.Task[None]] = set()
 
     async def chunks(self, call: Call) -> AsyncGenerator[Chunk]:
@@ -80,7 +83,7 @@ class Pipeline:
             call.outcome = Outcome.ABANDONED
             raise
         finally:
-            await self._retain(call)
+            await self._finish(call)
 
     async def embeddings(self, call: Call) -> Embeddings:
         """Return the vectors of an embedding request and retain its inputs."""
@@ -99,7 +102,7 @@ class Pipeline:
             call.outcome = Outcome.ABANDONED
             raise
         finally:
-            await self._retain(call)
+            await self._finish(call)
 
     async def drain(self) -> None:
         """Wait until everything that is being retained is."""
@@ -212,6 +215,11 @@ class Pipeline:
                     raise stage.failure
 
     # --- afterwards --------------------------------------------------------------------------------------------------
+
+    async def _finish(self, call: Call) -> None:
+        if self._observe is not None:
+            self._observe(call)
+        await self._retain(call)
 
     async def _retain(self, call: Call) -> None:
         if not self._stages.retain or not call.account.content_logging:

@@ -38,6 +38,7 @@ STAGES = {
     "models": ("register_models",),
     "post_filter": ("post_filter",),
     "retain": ("retain", "purge"),
+    "observe": ("observe",),
 }
 """Stage of the pipeline -> the hooks a plugin named there must implement."""
 OPERATIONS = {"chat.completions": "inference", "completions": "inference", "embeddings": "embed"}

@@ -19,13 +19,14 @@ from sluicegate.audit.publishing import Publisher, Sink
 from sluicegate.config import Limits
 from sluicegate.errors import PurgeIncomplete, RegionNotConfigured, SluicegateError, StorageUnavailable
 from sluicegate.fine_tuning.tuned_models import TunedModels
+from sluicegate.monitoring.counters import Counters
 from sluicegate.retention.purging import Plugins, Summary, purge
 from sluicegate.retention.receipts import Receipts
 from sluicegate.retention.weaknesses import Weaknesses
 from sluicegate.services import BlobStore, KeyService
 from sluicegate.storage.customer_keys import CustomerVaults
 from sluicegate.storage.data_keys import DataKeys
-from sluicegate.storage.day_layout import day_of, key_name
+from sluicegate.storage.day_layout import CEILING_DAYS, day_of, key_name
 from sluicegate.storage.files import Files
 from sluicegate.storage.lease import Lease, LeaseHeld, LeaseLost
 from sluicegate.storage.rewrapping import Rewrapped, rewrap
@@ -56,6 +57,7 @@ class Region:
         weaknesses: What makes deletion less than final there.
         files: What the accounts in it have uploaded.
         tuned_models: Their fine-tuned models.
+        counters: What is counted of signals of the accounts in it.
         audit: Its log, which has entries about accounts in it only, and, in the home region, about the deployment.
     """
 
@@ -78,6 +80,7 @@ class Region:
         self.weaknesses = Weaknesses(blobs, keys, accepted, clock=clock)
         self.audit = Audit(blobs, keys, origin=f"sluicegate/{name}", clock=clock)
         self.receipts = Receipts(blobs, keys, self.audit, clock=clock, weaknesses=self.weaknesses.of_storage)
+        self.counters = Counters(blobs, clock)
         self.vault = Vault(
             blobs,
             keys,
@@ -85,6 +88,7 @@ class Region:
             ledger=self.receipts,
             data_keys=self.data_keys,
             may_keep=accounts.keeps_content,
+            beside=self.counters,
         )
         self._large_files = Files(blobs, keys, clock=clock, data_keys=self.data_keys)
         self.files = UploadedFiles(
@@ -181,6 +185,10 @@ class Region:
             left += error.left
         except SluicegateError as error:
             left.append(f"uploaded files ({type(error).__name__})")
+        try:
+            await self.counters.purge(residents.signal_days, self._clock())
+        except SluicegateError as error:
+            left.append(f"counts of signals ({type(error).__name__})")
         for rewrapping in (self.rewrap(residents), self._large_files.rewrap()):
             try:
                 await rewrapping
@@ -286,6 +294,11 @@ class Residents:
     async def retention_days(self, name: str) -> int:
         """Return as ``Accounts.retention_days``."""
         return self._found(name).retention_days
+
+    def signal_days(self, name: str) -> int:
+        """Return after how many days what is counted of an account goes; the ceiling where nobody can tell."""
+        found = None if isinstance(self._census, SluicegateError) else self._census.get(name)
+        return found.signal_days if isinstance(found, Resident) else CEILING_DAYS
 
     async def get(self, name: str) -> Resident | None:
         """Return an account, or None when it is deleted."""

@@ -95,7 +95,10 @@ def test_every_function_is_among_the_operations(functions):
     assert routed == {name for name in OPERATIONS.values() if name}
 
 
-def test_the_only_timer_is_purge(functions):
+def test_the_timers_are_those_of_abuse_monitoring_and_the_purge(functions):
     timers = [each for each in functions if isinstance(each, TimerFunction)]
 
-    assert [(timer.name, timer.schedule, timer.run_on_startup) for timer in timers] == [("purge", "0 5 * * * *", False)]
+    assert [(timer.name, timer.schedule, timer.run_on_startup) for timer in timers] == [
+        ("abuse", "0 */5 * * * *", False),
+        ("purge", "0 5 * * * *", False),
+    ]

@@ -164,10 +164,11 @@ def test_settings_that_flex_consumption_refuses_are_left_out():
     assert not refused & set(app_settings())
 
 
-def test_the_purge_runs_as_often_as_in_the_local_sample():
-    schedule = local_sample()["PURGE_SCHEDULE"]
+@pytest.mark.parametrize("timer", ["purge", "abuse"])
+def test_timers_run_as_often_as_in_the_local_sample(timer):
+    schedule = local_sample()[f"{timer.upper()}_SCHEDULE"]
 
-    assert f"param purgeSchedule string = '{schedule}'" in (INFRA / "main.bicep").read_text(encoding="utf-8")
+    assert f"param {timer}Schedule string = '{schedule}'" in (INFRA / "main.bicep").read_text(encoding="utf-8")
 
 
 def test_the_app_runs_on_the_python_whose_worker_is_tested_and_says_how_many_requests_at_a_time():

@@ -10,6 +10,7 @@ param keyVaultUri string
 param applicationInsightsConnectionString string
 param deploymentFile string
 param purgeSchedule string
+param abuseSchedule string
 param requestsPerInstance int
 param alwaysReadyInstances int
 param maximumInstances int
@@ -85,6 +86,10 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
         {
           name: 'PURGE_SCHEDULE'
           value: purgeSchedule
+        }
+        {
+          name: 'ABUSE_SCHEDULE'
+          value: abuseSchedule
         }
         {
           name: 'SLUICEGATE_CONFIG'

@@ -20,7 +20,7 @@ from sluicegate.errors import PurgeIncomplete, SluicegateError
 from sluicegate.retention.receipts import Owed, Receipt, Receipts
 from sluicegate.retention.removals import TIMER, Evidence, Found, Kind, Removal
 from sluicegate.storage.day_layout import CEILING_DAYS, Tally, combined
-from sluicegate.storage.vault import Vault
+from sluicegate.storage.vault import Beside, Vault
 from sluicegate.types import Expired, OfAccount, OfRecord, OfUser, Purged, Scope
 
 PLUGIN_TIME = timedelta(minutes=5)
@@ -272,7 +272,7 @@ class _Deletion:
     """The removal of what an account has of a record, of an end user, or of everybody.
 
     Attributes:
-        asks_plugins: What plugins keep elsewhere goes too.
+        asks_plugins: What plugins keep elsewhere goes too, and what is kept beside the vault; what is due by its time leaves both alone.
         purged: What went, by plugin, once it has been carried out.
     """
 
@@ -306,6 +306,8 @@ class _Deletion:
         tally = Tally(counts_records=not isinstance(self.scope, OfAccount))
         for plugin in await self._plugins():
             await self.run.vault.store(self.account, plugin).count(self.scope, tally)
+        if (beside := self._beside()) is not None:
+            await beside[0].count(self.account, beside[1], tally)
         return tally.found()
 
     async def carry_out(self) -> Evidence:
@@ -325,9 +327,19 @@ class _Deletion:
         for plugin in plugins:
             left = await run.attempt(f"looking at plugin {plugin!r}, account {self.account!r}", self._left(plugin))
             checked[f"kept by {plugin}, and deleted"] = left or 0
+        if (beside := self._beside()) is not None:
+            forgetting = beside[0].forget(self.account, beside[1])
+            left = await run.attempt(f"counts of signals, account {self.account!r}", forgetting)
+            checked["counts of signals, by end user"] = left or 0
         if run.failures:
             raise PurgeIncomplete(run.failures)
         return Evidence({}, checked)
+
+    def _beside(self) -> tuple[Beside, OfUser | OfAccount] | None:
+        beside = self.run.vault.beside
+        if beside is None or isinstance(self.scope, OfRecord) or not self.asks_plugins:
+            return None
+        return beside, self.scope
 
     async def _left(self, plugin: str) -> int:
         store = self.run.vault.store(self.account, plugin)

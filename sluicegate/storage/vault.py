@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from sluicegate.errors import BlobChanged, BlobNotFound, PurgeIncomplete, ServiceError, SluicegateError
 from sluicegate.retention.day_removal import WholeDay
@@ -21,6 +22,7 @@ from sluicegate.storage.day_layout import (
     CEILING_DAYS,
     IS_DELETION,
     PENDING,
+    Tally,
     ceiling,
     combined,
     container,
@@ -35,7 +37,16 @@ from sluicegate.storage.day_layout import (
     stored_days,
 )
 from sluicegate.store import Store
-from sluicegate.types import Purged, utc_now
+from sluicegate.types import OfAccount, OfUser, Purged, utc_now
+
+
+class Beside(Protocol):
+    """The part of :class:`sluicegate.monitoring.counters.Counters` that deletions need."""
+
+    async def count(self, account: str, scope: OfUser | OfAccount, tally: Tally) -> None: ...
+
+    async def forget(self, account: str, scope: OfUser | OfAccount) -> int: ...
+
 
 DAYS_AHEAD = 2
 IN_FLIGHT = 4
@@ -52,6 +63,10 @@ class Vault:
         data_keys: Where accounts have keys of their own.
         may_keep: Returns whether content of an account may be kept, as is decided now; asked at each commit that knows of it
             for longer than :data:`sluicegate.storage.batch_writer.HEED`.
+        beside: What is kept beside it of accounts and end users, without content, and goes with deletions.
+
+    Attributes:
+        beside: As given.
     """
 
     def __init__(
@@ -64,7 +79,9 @@ class Vault:
         ledger: Ledger | None = None,
         data_keys: DataKeys | None = None,
         may_keep: Callable[[str], Awaitable[bool]] | None = None,
+        beside: Beside | None = None,
     ) -> None:
+        self.beside = beside
         self._blobs = blobs
         self._keys = keys
         self._data_keys = data_keys or DataKeys(keys, clock=clock)
