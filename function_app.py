@@ -9,7 +9,7 @@ from pathlib import Path
 import azure.functions as func
 from azurefunctions.extensions.http.fastapi import Request, Response
 
-from sluicegate.api import chat, completions, data_plane, files, governance
+from sluicegate.api import chat, completions, data_plane, files, governance, governance_applications
 from sluicegate.api.arm import routing
 from sluicegate.app import Sluicegate
 from sluicegate.requests import ChatRequest, CompletionRequest
@@ -124,6 +124,36 @@ async def files_list(req: Request) -> Response:
 @app.route("openai/v1/files", methods=["GET"])
 async def files_list_v1(req: Request) -> Response:
     return await files.list_files(gate, req)
+
+
+@app.function_name("governance_application")
+@app.route("governance/applications/{application}", methods=["GET"])
+async def governance_application(req: Request) -> Response:
+    return await governance_applications.get(gate, req)
+
+
+@app.function_name("governance_application_decision")
+@app.route("governance/applications/{application}/decision", methods=["POST"])
+async def governance_application_decision(req: Request) -> Response:
+    return await governance_applications.decide(gate, req)
+
+
+@app.function_name("governance_application_withdraw")
+@app.route("governance/applications/{application}", methods=["DELETE"])
+async def governance_application_withdraw(req: Request) -> Response:
+    return await governance_applications.withdraw(gate, req)
+
+
+@app.function_name("governance_applications_create")
+@app.route("governance/applications", methods=["POST"])
+async def governance_applications_create(req: Request) -> Response:
+    return await governance_applications.file(gate, req)
+
+
+@app.function_name("governance_applications_list")
+@app.route("governance/applications", methods=["GET"])
+async def governance_applications_list(req: Request) -> Response:
+    return await governance_applications.list_applications(gate, req)
 
 
 @app.function_name("governance_audit")

@@ -197,10 +197,8 @@ def _modified_filters(arguments: argparse.Namespace) -> int:
     async def decide() -> None:
         gate = Sluicegate(ROOT)
         try:
-            account = await gate.accounts.get(arguments.account)
-            region = gate.regions.home if account is None else await gate.region(account.location)
             await modified_filters.set_approval(
-                gate.accounts, region.audit, arguments.account, approved=arguments.approve, reason=arguments.reason
+                gate, arguments.account, approved=arguments.approve, days=arguments.days, reason=arguments.reason
             )
         finally:
             await gate.shutdown()

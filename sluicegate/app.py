@@ -20,6 +20,7 @@ from sluicegate.audit.publishing import WEBHOOK, Sink, StoreSink, Webhook
 from sluicegate.call import Call
 from sluicegate.config import is_same
 from sluicegate.errors import (
+    Forbidden,
     InvalidRequest,
     NotFound,
     PluginFailed,
@@ -30,6 +31,7 @@ from sluicegate.errors import (
     Unauthorized,
 )
 from sluicegate.fine_tuning.safety import SafetyEvaluation
+from sluicegate.monitoring.applications import Applications
 from sluicegate.monitoring.observing import Observer
 from sluicegate.monitoring.patterns import Patterns
 from sluicegate.monitoring.signals import signal_of
@@ -49,7 +51,7 @@ from sluicegate.tenancy.deployments import Deployments
 from sluicegate.tenancy.limits import Limits
 from sluicegate.tenancy.policy_store import Policies
 from sluicegate.tenancy.tenants import Tenant, Tenants
-from sluicegate.types import Chunk, Embeddings, OfAccount, Principal, utc_now
+from sluicegate.types import Chunk, Embeddings, Model, OfAccount, Principal, utc_now
 
 HEALTH_CACHE_S = 30.0
 OBSERVE_S = 10.0
@@ -92,6 +94,7 @@ class Sluicegate:
             lambda location: self.regions.of(location).blobs, self.accounts, self.deployments, self.app_policies
         )
         self.tenants = Tenants(blobs, self.accounts, now)
+        self.applications = Applications(blobs, self.accounts, self.tenants, self.region, self.erase, now)
         self.limits = Limits(blobs, self.deployment.limits.requests_at_once)
         self.pipeline = Pipeline(
             self.plugins,
@@ -110,7 +113,10 @@ class Sluicegate:
             lambda location: self.regions.of(location).counters, self._hand_over if observing else None, clock=now
         )
         self._patterns: dict[str, Patterns] = {}
-        self.monitoring: dict[str, Step] = {"patterns": self._report_patterns}
+        self.monitoring: dict[str, Step] = {
+            "patterns": self._report_patterns,
+            "applications": self._advance_applications,
+        }
         self._starting = asyncio.Lock()
         self._started = False
         self._health: tuple[float, list[str]] | None = None
@@ -194,6 +200,7 @@ class Sluicegate:
             InvalidRequest: The deployment's model does not serve this operation.
             RegionNotConfigured: The account is in a region that the deployment file no longer has.
             AccountKeyUnavailable: The account's own encryption key cannot be used; ``AccountKeyRevoked`` when it may not.
+            Forbidden: The model's provider keeps content, and the account's may not be kept.
         """
         account = await self.accounts.get(principal.account)
         found = await self.deployments.get(account.name, deployment) if account else None
@@ -211,6 +218,7 @@ class Sluicegate:
                 "Choose a deployment of another model.",
                 code="OperationNotSupported",
             )
+        check_retention(model, account.content_logging)
         region = await self.region(account.location)
         await region.data_keys.check(account.name)
         standing = await self.limits.admit(account.name, found, request)
@@ -268,6 +276,18 @@ class Sluicegate:
                 param="properties.raiPolicyName",
             )
 
+    async def erase(self, tenant: Tenant, actor: str, reason: str) -> str:
+        """Delete everything that is retained of an account so far, and return the receipt's id; files and models stay.
+
+        Raises:
+            PurgeIncomplete: Something is left; run again, it goes on.
+        """
+        region = await self.region(tenant.location)
+        deleted = await delete(
+            region.vault, self.plugins, region.receipts, tenant.id, OfAccount(), actor=actor, reason=reason
+        )
+        return deleted.receipt.id
+
     async def purge_account(self, tenant: Tenant, *, actor: str) -> None:
         """Delete everything of a deleted account, with a receipt, and leave its name only.
 
@@ -320,6 +340,11 @@ class Sluicegate:
         async for pattern in patterns.found(names):
             subject = "the account" if pattern.user is None else "an end user"
             log.warning("abuse pattern: account %s, %s, score %.2f", pattern.account, subject, pattern.score.value)
+
+    async def _advance_applications(self, region: Region) -> None:
+        # They are the home region's, whatever regions their accounts are in.
+        if region is self.regions.home:
+            await self.applications.advance()
 
     def _observe(self, call: Call) -> None:
         self.observer.note(call.account.location, signal_of(call, self.now()))
@@ -425,3 +450,18 @@ class Sluicegate:
         return [
             self.regions.told(region, line) for region, lines in zip(self.regions, found, strict=True) for line in lines
         ]
+
+
+def check_retention(model: Model, content_logging: bool) -> None:
+    """Refuse a model whose provider keeps content to an account whose content may not be kept.
+
+    Raises:
+        Forbidden: It says what to do.
+    """
+    if model.keeps_content and not content_logging:
+        raise Forbidden(
+            f"The provider of the model {model.id!r} keeps prompts or answers, and the content of this resource may not be kept: "
+            "it is approved for modified abuse monitoring. Use a deployment of another model, or have the operator declare the "
+            "model exempt from retention.",
+            code="ModelRetainsContent",
+        )

@@ -27,6 +27,12 @@ ROLES: Mapping[str, Role] = {
     "receipts.read": Role.OFFICER,
     "checkpoint.read": Role.OFFICER,
     "audit.list": Role.OFFICER,
+    # what the customer asks for, and who decides
+    "applications.create": Role.CALLER,
+    "applications.withdraw": Role.CALLER,
+    "applications.list": Role.OPERATOR,
+    "applications.read": Role.OPERATOR,
+    "applications.decide": Role.OPERATOR,
     # the control plane
     "accounts.list": Role.OPERATOR,
     "accounts.read": Role.OPERATOR,

@@ -103,6 +103,8 @@ class Model:
         created: Unix seconds.
         dimensions: Length of its embedding vectors.
         retention: What the model's own provider keeps, in a sentence for the data-protection officer.
+        retains: Whether the provider keeps prompts or answers of its own accord; unless said, it does when ``retention`` is anything
+            but ``nothing``. An account whose content may not be kept gets no such model.
     """
 
     id: str
@@ -113,6 +115,12 @@ class Model:
     owned_by: str = "sluicegate"
     dimensions: int | None = None
     retention: str = "nothing"
+    retains: bool | None = None
+
+    @property
+    def keeps_content(self) -> bool:
+        """Whether the provider keeps prompts or answers of its own accord."""
+        return self.retention != "nothing" if self.retains is None else self.retains
 
 
 @dataclass(frozen=True, slots=True)

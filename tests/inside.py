@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sluicegate.api import chat, data_plane, governance
+from sluicegate.api import chat, data_plane, governance, governance_applications
 from sluicegate.api.arm import routing
 from sluicegate.app import Sluicegate
 from sluicegate.requests import ChatRequest
@@ -42,6 +42,7 @@ SUBSCRIPTION = "00000000-1111-2222-3333-444444444444"
 GROUP = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/all/providers/Microsoft.CognitiveServices"
 ARM = {"api-version": "2025-09-01"}
 REASON = {"reason": "ticket 4711"}
+APPLICATIONS = "/governance/applications"
 COMPLETIONS = "/openai/v1/chat/completions"
 
 
@@ -73,6 +74,11 @@ def folders(folder: Path, *regions: str) -> dict[str, tuple[str, str]]:
     return {name: (f"folder:{folder / name / 'storage'}", f"folder:{folder / name / 'keys'}") for name in regions}
 
 
+def group(subscription: str) -> str:
+    """Return the resource group of a subscription that the tests use."""
+    return GROUP.replace(SUBSCRIPTION, subscription)
+
+
 def client(gate: Sluicegate, api_key: str = "") -> httpx.AsyncClient:
     """Return a client of the app, as httpx has it."""
     transport = httpx.ASGITransport(Starlette(routes=_routes(gate)))
@@ -100,6 +106,11 @@ def _routes(gate: Sluicegate) -> list[Route]:
         route("GET", "/governance/checkpoint", governance.get_checkpoint),
         route("GET", "/governance/receipts", governance.list_receipts),
         route("GET", "/governance/receipts/{receipt}", governance.get_receipt),
+        route("POST", APPLICATIONS, governance_applications.file),
+        route("GET", APPLICATIONS, governance_applications.list_applications),
+        route("GET", APPLICATIONS + "/{application}", governance_applications.get),
+        route("DELETE", APPLICATIONS + "/{application}", governance_applications.withdraw),
+        route("POST", APPLICATIONS + "/{application}/decision", governance_applications.decide),
         *(
             route(method, "/subscriptions/{path:path}", routing.serve)
             for method in ("GET", "PUT", "PATCH", "POST", "DELETE")
@@ -110,33 +121,36 @@ def _routes(gate: Sluicegate) -> list[Route]:
 class Tenant:
     """An account with a deployment ``chat``, its caller, its officer and its operator; called through one process."""
 
-    def __init__(self, gate: Sluicegate, name: str, keys: Mapping[Role, str]) -> None:
+    def __init__(self, gate: Sluicegate, name: str, keys: Mapping[Role, str], subscription: str = SUBSCRIPTION) -> None:
         self.gate = gate
         self.name = name
         self.keys = keys
+        self.subscription = subscription
         self.caller, self.officer, self.operator = (client(gate, keys[role]) for role in keys)
 
     @classmethod
-    async def create(cls, gate: Sluicegate, name: str, location: str) -> Tenant:
+    async def create(cls, gate: Sluicegate, name: str, location: str, subscription: str = SUBSCRIPTION) -> Tenant:
         """Make it by the control plane."""
         operator = await gate.accounts.issue_key(name, Role.OPERATOR, "operator")
         body = {"location": location, "kind": "OpenAI", "sku": {"name": "S0"}, "properties": {}}
         async with client(gate, operator) as http:
-            made = await http.put(f"{GROUP}/accounts/{name}", params=ARM, json=body)
+            made = await http.put(f"{group(subscription)}/accounts/{name}", params=ARM, json=body)
             assert made.status_code == 201, made.text
         await gate.deployments.create(name, Deployment("chat", "rehearsal-chat"))
         officer = await gate.accounts.issue_key(name, Role.OFFICER, "officer")
         api_keys = await gate.accounts.api_keys(name)
-        return cls(gate, name, {Role.CALLER: api_keys["key1"], Role.OFFICER: officer, Role.OPERATOR: operator})
+        return cls(
+            gate, name, {Role.CALLER: api_keys["key1"], Role.OFFICER: officer, Role.OPERATOR: operator}, subscription
+        )
 
     def by(self, gate: Sluicegate) -> Tenant:
         """Return the same account, called through another process."""
-        return Tenant(gate, self.name, self.keys)
+        return Tenant(gate, self.name, self.keys, self.subscription)
 
     @property
     def path(self) -> str:
         """The account in the control plane."""
-        return f"{GROUP}/accounts/{self.name}"
+        return f"{group(self.subscription)}/accounts/{self.name}"
 
     async def say(self, words: str, *, user: str = "someone", stream: bool = False) -> httpx.Response:
         """Have a chat; the model repeats what was said."""

@@ -352,7 +352,7 @@ def test_an_approval_that_cannot_be_logged_or_has_no_account_is_none(first):
     nobody = run("modified-filters", "nobody", "--approve", "--reason", "TICKET-1", *data)
     unlogged = run("modified-filters", "default", "--approve", "--reason", "somebody@example.com", *data)
 
-    assert nobody == (1, "", "sluicegate: there is no account 'nobody'\n")
+    assert nobody == (1, "", "sluicegate: account 'nobody' is not changed: There is no account 'nobody'.\n")
     assert (unlogged[0], unlogged[1]) == (1, "")
     assert "reason" in unlogged[2]
     assert "somebody" not in unlogged[2]

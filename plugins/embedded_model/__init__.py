@@ -92,6 +92,7 @@ def register_models(config: Config) -> list[Model]:
             context_length=config.context_length,
             created=1_730_332_800,
             retention="nothing on disk; a slot's last conversation stays in memory until the slot is used again",
+            retains=False,
         ),
         "embedding": Model(
             config.embedding_model,

@@ -82,6 +82,9 @@ class UpstreamModel(PluginConfig):
     retention: str | None = None
     """What the upstream itself keeps, in a sentence for the data-protection officer. Azure and OpenAI have a default,
     which is their standard contract's; for a compatible server the operator must say."""
+    exempt_from_retention: bool = False
+    """The operator's declaration that the upstream keeps no prompts and no answers, by contract or by the provider's approval:
+    accounts whose content may not be kept get this model then, and no other model of an upstream."""
     training_name: str = ""
     """The model that is fine-tuned when a job here names this one, such as ``gpt-4.1-mini-2025-04-14``; training files
     then go to the upstream. When empty, this model cannot be fine-tuned."""
@@ -247,6 +250,7 @@ class Config(PluginConfig):
                     dimensions=model.dimensions,
                     retention=(model.retention or RETENTION[upstream.kind])
                     + (TRAINING_RETENTION if model.training_name else ""),
+                    retains=not model.exempt_from_retention,
                 )
 
     def route(self, model_id: str) -> tuple[UpstreamModel, Connection]:

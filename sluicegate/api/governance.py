@@ -34,7 +34,9 @@ MAX_PAGE = 100
 
 
 @dataclass(frozen=True, slots=True)
-class _Incoming:
+class Incoming:
+    """One request about the caller's account, whose region is ready."""
+
     gate: Sluicegate
     http: HttpRequest
     principal: Principal
@@ -86,13 +88,13 @@ class _Incoming:
         return event
 
 
-_Work: TypeAlias = Callable[[_Incoming], Awaitable[Response]]
+_Work: TypeAlias = Callable[[Incoming], Awaitable[Response]]
 
 
 async def list_retained(gate: Sluicegate, http: HttpRequest) -> Response:
     """List retained exchanges, decrypted, oldest day first: ``user``, ``day``, ``limit``, ``after``, ``plugin``, ``reason``."""
 
-    async def work(incoming: _Incoming) -> Response:
+    async def work(incoming: Incoming) -> Response:
         plugin, store = incoming.store()
         limit, user, day = incoming.limit(), incoming.user(), incoming.day()
         await incoming.note("retained.list", user or day)
@@ -111,13 +113,13 @@ async def list_retained(gate: Sluicegate, http: HttpRequest) -> Response:
             }
         )
 
-    return await _governed(gate, http, "retained.list", work)
+    return await governed(gate, http, "retained.list", work)
 
 
 async def get_retained(gate: Sluicegate, http: HttpRequest) -> Response:
     """Return one retained exchange, decrypted."""
 
-    async def work(incoming: _Incoming) -> Response:
+    async def work(incoming: Incoming) -> Response:
         plugin, store = incoming.store()
         record_id, day = http.path_params["record"], incoming.day()
         await incoming.note("retained.read", record_id)
@@ -129,13 +131,13 @@ async def get_retained(gate: Sluicegate, http: HttpRequest) -> Response:
             raise NotFound("There is no such record; it may have been deleted or purged.", param="record")
         return JSONResponse(_shown(plugin, record))
 
-    return await _governed(gate, http, "retained.read", work)
+    return await governed(gate, http, "retained.read", work)
 
 
 async def delete_retained(gate: Sluicegate, http: HttpRequest) -> Response:
     """Delete one record (path), an end user's (``user``), or all of the account (``all=true``)."""
 
-    async def work(incoming: _Incoming) -> Response:
+    async def work(incoming: Incoming) -> Response:
         scope = _scope(incoming)
         subject = scope.id if isinstance(scope, OfRecord) else scope.user if isinstance(scope, OfUser) else None
         event = await incoming.note("retained.delete", subject)
@@ -160,25 +162,25 @@ async def delete_retained(gate: Sluicegate, http: HttpRequest) -> Response:
         plugins = {name: asdict(each) for name, each in deleted.plugins.items()}
         return JSONResponse({"deleted": True, "receipt": deleted.receipt.id, "plugins": plugins})
 
-    return await _governed(gate, http, "retained.delete", work)
+    return await governed(gate, http, "retained.delete", work)
 
 
 async def export(gate: Sluicegate, http: HttpRequest) -> Response:
     """Stream everything retained of the account, or of ``user``, as JSON lines."""
 
-    async def work(incoming: _Incoming) -> Response:
+    async def work(incoming: Incoming) -> Response:
         user = incoming.user()
         await incoming.note("retained.export", user)
         lines = _to_its_end(export_lines(incoming.region.vault, incoming.account.name, user=user))
         return StreamingResponse(lines, media_type="application/x-ndjson")
 
-    return await _governed(gate, http, "retained.export", work)
+    return await governed(gate, http, "retained.export", work)
 
 
 async def list_audit(gate: Sluicegate, http: HttpRequest) -> Response:
     """List the audit entries about the account, newest first: ``limit``, ``before`` (a ``seq``)."""
 
-    async def work(incoming: _Incoming) -> Response:
+    async def work(incoming: Incoming) -> Response:
         limit, before = incoming.limit(), incoming.query("before")
         if before is not None and not (before.isascii() and before.isdecimal()):
             raise InvalidRequest("Invalid 'before': expected the 'seq' of an entry.", param="before")
@@ -190,13 +192,13 @@ async def list_audit(gate: Sluicegate, http: HttpRequest) -> Response:
                 break
         return JSONResponse({"object": "list", "data": entries[:limit], "has_more": len(entries) > limit})
 
-    return await _governed(gate, http, "audit.list", work)
+    return await governed(gate, http, "audit.list", work)
 
 
 async def list_receipts(gate: Sluicegate, http: HttpRequest) -> Response:
     """List the receipts of the account and those of all accounts, newest first: ``limit``, ``after`` (a ``last_id``)."""
 
-    async def work(incoming: _Incoming) -> Response:
+    async def work(incoming: Incoming) -> Response:
         limit, after = incoming.limit(), incoming.query("after") or ""
         of_both = [
             await incoming.region.receipts.list(account, limit=limit + 1, after=after)
@@ -213,20 +215,20 @@ async def list_receipts(gate: Sluicegate, http: HttpRequest) -> Response:
             }
         )
 
-    return await _governed(gate, http, "receipts.list", work)
+    return await governed(gate, http, "receipts.list", work)
 
 
 async def get_receipt(gate: Sluicegate, http: HttpRequest) -> Response:
     """Return one receipt of the account or of all accounts, byte by byte what ``verify-receipt`` takes."""
 
-    async def work(incoming: _Incoming) -> Response:
+    async def work(incoming: Incoming) -> Response:
         for account in (incoming.account.name, None):
             with suppress(BlobNotFound):
                 receipt = await incoming.region.receipts.get(account, http.path_params["receipt"])
                 return Response(receipt.data, media_type="application/json")
         raise NotFound("There is no such receipt.", param="receipt")
 
-    return await _governed(gate, http, "receipts.read", work)
+    return await governed(gate, http, "receipts.read", work)
 
 
 async def get_checkpoint(gate: Sluicegate, http: HttpRequest) -> Response:
@@ -235,7 +237,7 @@ async def get_checkpoint(gate: Sluicegate, http: HttpRequest) -> Response:
     With ``since``, the size of an earlier one, ``consistency`` is the path that proves that the log continues it.
     """
 
-    async def work(incoming: _Incoming) -> Response:
+    async def work(incoming: Incoming) -> Response:
         since = incoming.query("since")
         checkpoint = await incoming.region.audit.checkpoint()
         answer: dict[str, Any] = {
@@ -249,22 +251,28 @@ async def get_checkpoint(gate: Sluicegate, http: HttpRequest) -> Response:
             answer["consistency"] = [b64encode(each).decode() for each in path]
         return JSONResponse(answer)
 
-    return await _governed(gate, http, "checkpoint.read", work)
+    return await governed(gate, http, "checkpoint.read", work)
 
 
-async def _governed(gate: Sluicegate, http: HttpRequest, operation: str, work: _Work) -> Response:
-    async def for_officer(_: str) -> Response:
+async def governed(gate: Sluicegate, http: HttpRequest, operation: str, work: _Work) -> Response:
+    """Authenticate whoever calls, find their account, and do the work.
+
+    Args:
+        operation: As :data:`sluicegate.roles.ROLES` has it.
+    """
+
+    async def for_account(_: str) -> Response:
         principal = await gate.authenticate(http.headers, operation)
         account = await gate.accounts.get(principal.account)
         if account is None:
             raise NotFound("The account does not exist.")
         region = await gate.region(account.location)
-        return await work(_Incoming(gate, http, principal, account, region))
+        return await work(Incoming(gate, http, principal, account, region))
 
-    return await answered(gate, http, for_officer)
+    return await answered(gate, http, for_account)
 
 
-def _scope(incoming: _Incoming) -> OfRecord | OfUser | OfAccount:
+def _scope(incoming: Incoming) -> OfRecord | OfUser | OfAccount:
     if record := incoming.http.path_params.get("record"):
         return OfRecord(record)
     if user := incoming.user():

@@ -53,6 +53,7 @@ class Tenant:
             ``properties``, ``created``, ``changed``.
         encryption: Its own encryption key in ARM's shape, or None.
         has_content_logging: Whether content may be kept at all.
+        has_modified_filters: Whether its policies may switch harms off.
         deleted: When it was deleted, or None.
         is_purged: Whether only its name is left.
     """
@@ -63,6 +64,7 @@ class Tenant:
     resource: Mapping[str, Any]
     encryption: Mapping[str, Any] | None
     has_content_logging: bool
+    has_modified_filters: bool
     deleted: datetime | None
     is_purged: bool
     etag: str
@@ -242,6 +244,7 @@ def _tenant(found: Document) -> Tenant:
         resource,
         content.get("encryption"),
         content.get("content_logging", True),
+        content.get("modified_filters") is True,
         None if deleted is None else datetime.fromisoformat(deleted),
         is_purged,
         found.etag,

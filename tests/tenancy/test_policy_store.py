@@ -9,7 +9,6 @@ import pytest
 
 from sluicegate.accounts import Accounts
 from sluicegate.audit.log import Audit
-from sluicegate.cli.modified_filters import set_approval
 from sluicegate.config import Deployment as DeploymentFile
 from sluicegate.errors import (
     BlobChanged,
@@ -180,7 +179,7 @@ async def test_a_policy_that_a_deployment_uses_is_not_deleted(world):
 async def test_a_policy_in_which_a_harm_does_not_block_needs_approval(world):
     with pytest.raises(InvalidRequest, match=r"Hate \(Prompt\) would not block") as caught:
         await world.put("weak", ANNOTATING)
-    await set_approval(world.accounts, world.audit, "contoso", approved=True, reason="TICKET-1")
+    await world.accounts.set_modified_filters("contoso", True)
     await world.put("weak", ANNOTATING)
 
     assert (caught.value.code, caught.value.param) == ("ModifiedFiltersNotApproved", "properties.contentFilters")
@@ -188,29 +187,12 @@ async def test_a_policy_in_which_a_harm_does_not_block_needs_approval(world):
 
 
 async def test_when_approval_is_withdrawn_harms_block_again(world):
-    await set_approval(world.accounts, world.audit, "contoso", approved=True, reason="TICKET-1")
+    await world.accounts.set_modified_filters("contoso", True)
     await world.put("weak", ANNOTATING)
 
-    await set_approval(world.accounts, world.audit, "contoso", approved=False, reason="TICKET-2")
+    await world.accounts.set_modified_filters("contoso", False)
 
     assert (await world.resolve("weak")).judge("hate", Source.PROMPT, severity=4).blocks
-
-
-async def test_approval_is_in_the_audit_log_before_it_counts(world):
-    await set_approval(world.accounts, world.audit, "contoso", approved=True, reason="TICKET-1")
-    await set_approval(world.accounts, world.audit, "contoso", approved=False, reason="TICKET-2")
-
-    logged = [entry.event async for entry in world.audit.entries()]
-
-    assert [(each.action, each.account, each.reason) for each in logged] == [
-        ("modified-filters.approve", "contoso", "TICKET-1"),
-        ("modified-filters.withdraw", "contoso", "TICKET-2"),
-    ]
-    with pytest.raises(StartupError, match="reason"):
-        await set_approval(world.accounts, world.audit, "contoso", approved=True, reason="somebody@example.com said so")
-    with pytest.raises(StartupError, match="no account"):
-        await set_approval(world.accounts, world.audit, "nobody", approved=True, reason="TICKET-3")
-    assert not (await world.accounts.get("contoso")).modified_filters
 
 
 # --- blocklists ------------------------------------------------------------------------------------------------------
@@ -336,7 +318,7 @@ async def test_a_policy_whose_base_left_the_deployment_file_lets_nothing_pass(wo
 
 async def test_a_weakened_policy_of_the_deployment_file_is_weak_for_approved_accounts_only(world):
     world.policies = world.policies_with(app(policies={"weak": ANNOTATING}))
-    await set_approval(world.accounts, world.audit, "contoso", approved=True, reason="TICKET-1")
+    await world.accounts.set_modified_filters("contoso", True)
 
     assert not (await world.resolve("weak")).judge("hate", Source.PROMPT, severity=6).blocks
     assert (await world.resolve("weak", "fabrikam")).judge("hate", Source.PROMPT, severity=4).blocks

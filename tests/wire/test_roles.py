@@ -6,12 +6,21 @@ import httpx
 import pytest
 
 from sluicegate.api.arm.routing import OPERATIONS
+from sluicegate.monitoring.questions import ATTESTATIONS, Kind
 from sluicegate.roles import ROLES
 from sluicegate.tenancy.first_run import SUBSCRIPTION
 from sluicegate.types import Role
 
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "hello"}]}
 WHY = "reason=ticket%204711"
+ANSWERS = {
+    "kind": "modified_content_filters",
+    "criteria": ["own_filters"],
+    "use_case": "A clinic's assistant for its own staff.",
+    "justification": "The clinic filters by rules of its own.",
+    "attestations": dict.fromkeys(ATTESTATIONS[Kind.CONTENT_FILTERS], True),
+}
+REFUSAL = {"decision": "refuse", "reason": "ticket 4711"}
 REQUESTS = {
     "chat.completions": ("POST", "/openai/v1/chat/completions", CHAT),
     "completions": ("POST", "/openai/v1/completions", {"model": "chat", "prompt": "hello"}),
@@ -31,10 +40,15 @@ REQUESTS = {
     "receipts.read": ("GET", f"/governance/receipts/unknown?{WHY}", None),
     "checkpoint.read": ("GET", f"/governance/checkpoint?{WHY}", None),
     "audit.list": ("GET", f"/governance/audit?{WHY}", None),
+    "applications.create": ("POST", "/governance/applications", ANSWERS),
+    "applications.withdraw": ("DELETE", "/governance/applications/unknown", None),
+    "applications.list": ("GET", "/governance/applications", None),
+    "applications.read": ("GET", "/governance/applications/unknown", None),
+    "applications.decide": ("POST", "/governance/applications/unknown/decision", REFUSAL),
 }
 """Operation -> a request for it; those of the control plane are walked in ``tests/arm``."""
 FORM = {"files": {"file": ("train.jsonl", b"{}")}, "data": {"purpose": "fine-tune"}}
-ANSWERED = {200, 404}
+ANSWERED = {200, 201, 404}
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +119,10 @@ def test_another_accounts_caller_reaches_nothing_of_this_one(server, foreigner, 
         assert file not in response.text
     elif operation.startswith("models") or operation == "files.create":
         assert response.status_code == 200
+    elif operation == "applications.create":
+        # It is in the same subscription, whose application the other account has filed.
+        assert response.status_code in (201, 409)
     else:
-        code = "notFound" if operation.startswith("files") else "DeploymentNotFound"
+        codes = {"files": "notFound", "applications": "404"}
+        code = codes.get(operation.partition(".")[0], "DeploymentNotFound")
         assert (response.status_code, response.json()["error"]["code"]) == (404, code)

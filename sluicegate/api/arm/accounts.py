@@ -228,7 +228,8 @@ async def _create(incoming: Incoming, body: AccountBody, location: str, left: Te
     created = await incoming.gate.tenants.create(
         incoming.scope, location, _resource(incoming, body), body.properties.api_properties.retention_days, instead=left
     )
-    return JSONResponse(shown(incoming, await _encrypted(incoming, body, created)), status_code=201)
+    covered = await incoming.gate.applications.cover(await _encrypted(incoming, body, created))
+    return JSONResponse(shown(incoming, covered), status_code=201)
 
 
 async def _update(incoming: Incoming, body: AccountBody, found: Tenant) -> Response:
@@ -271,7 +272,8 @@ async def _restore(incoming: Incoming, body: AccountBody, found: Tenant) -> Resp
     restored = await incoming.gate.tenants.restore(
         found, _resource(incoming, body), body.properties.api_properties.retention_days
     )
-    return JSONResponse(shown(incoming, await _encrypted(incoming, body, restored)), status_code=201)
+    covered = await incoming.gate.applications.cover(await _encrypted(incoming, body, restored))
+    return JSONResponse(shown(incoming, covered), status_code=201)
 
 
 async def _deleted(incoming: Incoming) -> Tenant:

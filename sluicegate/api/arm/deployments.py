@@ -9,6 +9,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from sluicegate.api.arm.incoming import PAGE, PROVIDER, Body, Incoming, shown_etag, validated
+from sluicegate.app import check_retention
 from sluicegate.errors import InvalidRequest
 from sluicegate.storage.documents import Document
 from sluicegate.tenancy.deployments import NAME, Deployment
@@ -168,6 +169,7 @@ async def _write(incoming: Incoming, tenant: Tenant, body: DeploymentBody, found
             code="DeploymentModelNotSupported",
             param="properties.model.name",
         )
+    check_retention(incoming.gate.plugins.models()[model.name][0], tenant.has_content_logging)
     if body.properties.rai_policy_name is not None:
         await incoming.gate.check_policy(tenant.id, body.properties.rai_policy_name)
     now = incoming.gate.now().isoformat()

@@ -43,6 +43,7 @@ DIMENSIONS = 16
 
 
 class Config(PluginConfig):
+    retains: bool = False
     features: tuple[str, ...] = tuple(FEATURES)
     """What the models can do beyond plain text."""
 
@@ -60,7 +61,15 @@ def register_models(config):
     generation = frozenset({"chat.completions", "completions"})
     kept = "the script, in the theatre's archive"
     return [
-        Model("rehearsal-chat", generation, features, context_length=1000, created=1_700_000_000, retention=kept),
+        Model(
+            "rehearsal-chat",
+            generation,
+            features,
+            context_length=1000,
+            created=1_700_000_000,
+            retention=kept,
+            retains=config.retains,
+        ),
         Model("rehearsal-embedding", frozenset({"embeddings"}), features, dimensions=DIMENSIONS),
     ]
 

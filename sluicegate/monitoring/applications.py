@@ -1,0 +1,431 @@
+"""Applications: by which a subscription is let off storage and human review, or may have filters that do not block.
+
+An applicant, whoever has a caller's key of one of the subscription's accounts, says why and attests; an operator who is not the
+applicant approves until a day, or refuses. What was decided is first in the audit log, then in the application's document
+(container ``applications`` of the home region, ``{id}``), and then in the accounts of the subscription, whatever is interrupted:
+``settle`` goes on where another process stopped. An account that is let off has its ``content_logging`` switched off before
+what was kept of it is deleted, so that what is being written meanwhile is hidden by the deletion and goes with it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Protocol
+
+from sluicegate.accounts import Accounts
+from sluicegate.audit.entries import Event
+from sluicegate.errors import (
+    BlobChanged,
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    PurgeIncomplete,
+    SluicegateError,
+)
+from sluicegate.monitoring.questions import Answers, Kind
+from sluicegate.services import BlobStore
+from sluicegate.storage.documents import Documents
+from sluicegate.tenancy.tenants import Scope, Tenant, Tenants
+from sluicegate.types import utc_now
+
+CONTAINER = "applications"
+LONGEST = timedelta(days=366)
+"""For which an application is approved at most; then it is filed again."""
+TIMER = "timer/abuse"
+_PAGE = 100
+
+
+class State(StrEnum):
+    """What became of an application."""
+
+    SUBMITTED = "submitted"
+    APPROVED = "approved"
+    REFUSED = "refused"
+    WITHDRAWN = "withdrawn"
+    """By the subscription, or by an operator."""
+    EXPIRED = "expired"
+
+
+_EVENTS = {
+    State.APPROVED: "application.approve",
+    State.REFUSED: "application.refuse",
+    State.WITHDRAWN: "application.withdraw",
+    State.EXPIRED: "application.expire",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """One application.
+
+    Attributes:
+        subscription: In lower case; what is decided counts for all its accounts, those made later too.
+        account: The one account it is for, where an operator decided for one; else None.
+        filed_by: The account whose key filed it.
+        applicant, decided_by: As in the audit log.
+        answers: None where an operator decided without an application.
+        expires: When an approval ends.
+        reason: Of the decision, a reference.
+        is_settled: Whether the accounts are as it says.
+        receipts: Of the content that was deleted, by account.
+    """
+
+    id: str
+    kind: Kind
+    subscription: str
+    filed_by: str
+    applicant: str
+    filed: datetime
+    answers: Answers | None
+    account: str | None = None
+    state: State = State.SUBMITTED
+    decided_by: str | None = None
+    decided: datetime | None = None
+    expires: datetime | None = None
+    reason: str | None = None
+    is_settled: bool = True
+    receipts: Mapping[str, str] | None = None
+
+    def covers(self, account: str) -> bool:
+        """Return whether it is approved and for this account of its subscription."""
+        return self.state is State.APPROVED and self.concerns(account)
+
+    def concerns(self, account: str) -> bool:
+        """Return whether it is for this account of its subscription, whatever became of it."""
+        return self.account in (None, account)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "subscription": self.subscription,
+            "filed_by": self.filed_by,
+            "applicant": self.applicant,
+            "filed": self.filed.isoformat(),
+            "answers": None if self.answers is None else self.answers.model_dump(mode="json"),
+            "account": self.account,
+            "state": self.state,
+            "decided_by": self.decided_by,
+            "decided": None if self.decided is None else self.decided.isoformat(),
+            "expires": None if self.expires is None else self.expires.isoformat(),
+            "reason": self.reason,
+            "is_settled": self.is_settled,
+            "receipts": dict(self.receipts or {}),
+        }
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Application:
+        """Return what :attr:`document` was made of."""
+        times = {name: _time(document[name]) for name in ("filed", "decided", "expires")}
+        answers = document["answers"]
+        parsed = None if answers is None else Answers.model_validate(answers)
+        kinds = {"kind": Kind(document["kind"]), "state": State(document["state"]), "answers": parsed}
+        return cls(**{**document, **times, **kinds})
+
+
+class Region(Protocol):
+    """The part of :class:`sluicegate.regions.Region` that this needs."""
+
+    @property
+    def audit(self) -> Any: ...
+
+
+class Applications:
+    """Files, decides and ends applications; one object per worker.
+
+    Args:
+        blobs: Of the home region.
+        region: Returns the region of a location, ready for use.
+        erase: Deletes what is retained of an account, and returns the receipt's id: ``erase(tenant, actor, reason)``.
+    """
+
+    def __init__(
+        self,
+        blobs: BlobStore,
+        accounts: Accounts,
+        tenants: Tenants,
+        region: Callable[[str], Awaitable[Region]],
+        erase: Callable[[Tenant, str, str], Awaitable[str]],
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._documents = Documents(blobs, CONTAINER, "")
+        self._accounts = accounts
+        self._tenants = tenants
+        self._region = region
+        self._erase = erase
+        self._now = now
+
+    # --- filing and deciding -----------------------------------------------------------------------------------------
+
+    async def file(self, account: str, actor: str, answers: Answers) -> Application:
+        """File an application for an account's subscription.
+
+        Raises:
+            Conflict: One of that kind is waiting, or approved.
+        """
+        tenant = await self._tenant(account)
+        subscription = tenant.scope.subscription
+        for each in await self.of_subscription(subscription):
+            if each.kind is answers.kind and each.account is None and each.state in (State.SUBMITTED, State.APPROVED):
+                raise Conflict(
+                    f"The subscription has an application of this kind, which is {each.state}: {each.id}. Withdraw it first."
+                )
+        application = Application(
+            f"appl-{secrets.token_hex(12)}", answers.kind, subscription, tenant.id, actor, self._now(), answers
+        )
+        await self._note(tenant, actor, "application.file", application.id)
+        await self._documents.put(application.id, application.document, etag=None)
+        return application
+
+    async def decide(self, id: str, actor: str, *, expires: datetime | None, reason: str) -> Application:
+        """Approve an application until ``expires``, or refuse it where that is None; in effect when this returns.
+
+        Raises:
+            NotFound: There is none.
+            Forbidden: Whoever filed it decides on it.
+            Conflict: It is decided already.
+            InvalidRequest: The end is not in the future, or too far in it; or the reason is not one for the log.
+        """
+        found, etag = await self._get(id)
+        if _name(found.applicant) == _name(actor):
+            raise Forbidden("Whoever filed an application does not decide on it: another operator must.")
+        if found.state is not State.SUBMITTED:
+            raise Conflict(f"The application is {found.state} already.")
+        if expires is not None:
+            self._check_end(expires)
+        state = State.REFUSED if expires is None else State.APPROVED
+        return await self._end(found, etag, state, actor, expires, reason)
+
+    async def withdraw(
+        self, id: str, actor: str, *, subscription: str | None, reason: str | None = None
+    ) -> Application:
+        """Withdraw an application that is waiting, or end an approval; in effect when this returns.
+
+        Args:
+            subscription: Of the applicant, who withdraws their own only; None for an operator.
+        """
+        found, etag = await self._get(id)
+        if subscription not in (None, found.subscription):
+            raise _no_such()
+        if found.state not in (State.SUBMITTED, State.APPROVED):
+            raise Conflict(f"The application is {found.state} already.")
+        return await self._end(found, etag, State.WITHDRAWN, actor, found.expires, reason)
+
+    async def grant(self, account: str, kind: Kind, actor: str, *, expires: datetime, reason: str) -> Application:
+        """Approve one account, as an operator does who was asked in another way than by an application."""
+        self._check_end(expires)
+        tenant = await self._tenant(account)
+        draft = Application(
+            f"appl-{secrets.token_hex(12)}",
+            kind,
+            tenant.scope.subscription,
+            tenant.id,
+            actor,
+            self._now(),
+            None,
+            account=tenant.id,
+        )
+        return await self._end(draft, None, State.APPROVED, actor, expires, reason)
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    async def get(self, id: str) -> Application:
+        """Return an application; ``NotFound`` when there is none."""
+        return (await self._get(id))[0]
+
+    async def every(self) -> list[Application]:
+        """Return all applications, the newest first."""
+        found = [Application.of(each.content) for each in await self._documents.every()]
+        return sorted(found, key=lambda application: application.filed, reverse=True)
+
+    async def of_subscription(self, subscription: str) -> list[Application]:
+        """Return a subscription's applications, the newest first."""
+        return [each for each in await self.every() if each.subscription == subscription]
+
+    async def of_account(self, account: str) -> list[Application]:
+        """Return the applications that concern an account, the newest first."""
+        tenant = await self._tenant(account)
+        return [each for each in await self.of_subscription(tenant.scope.subscription) if each.concerns(tenant.id)]
+
+    # --- taking effect -----------------------------------------------------------------------------------------------
+
+    async def cover(self, tenant: Tenant) -> Tenant:
+        """Let a new or restored account have what its subscription is approved for; return it as it is then."""
+        found = await self.of_subscription(tenant.scope.subscription)
+        if not found:
+            return tenant
+        await self._settle_account(tenant, found)
+        return await self._tenants.get(tenant.id) or tenant
+
+    async def advance(self) -> None:
+        """End what has expired, and finish what was interrupted; for the timer.
+
+        Raises:
+            PurgeIncomplete: Something is left; the next tick goes on.
+        """
+        left: list[str] = []
+        for each in await self.every():
+            try:
+                if each.state is State.APPROVED and each.expires is not None and each.expires <= self._now():
+                    found, etag = await self._get(each.id)
+                    if found == each:
+                        await self._end(found, etag, State.EXPIRED, TIMER, found.expires, None)
+                elif not each.is_settled:
+                    await self.settle(each)
+            except PurgeIncomplete as error:
+                left += error.left
+            except SluicegateError as error:
+                left.append(f"application {each.id} ({type(error).__name__})")
+        if left:
+            raise PurgeIncomplete(left)
+
+    async def settle(self, application: Application) -> Application:
+        """Let the accounts that an application concerns be as it, and the others of its subscription, say.
+
+        Raises:
+            PurgeIncomplete: What was kept of an account is not all gone.
+        """
+        settled: list[Application] | None = None
+        # Whoever decides meanwhile settles too, and the later of the two must not go by the earlier decision.
+        while _states(found := await self.of_subscription(application.subscription)) != _states(settled):
+            async for tenant in self._tenants_of(application.subscription):
+                if application.concerns(tenant.id):
+                    await self._settle_account(tenant, found)
+            settled = found
+        return await self._change(application.id, application.state, {"is_settled": True})
+
+    async def _settle_account(self, tenant: Tenant, applications: Iterable[Application]) -> None:
+        of_kind = {
+            kind: [each for each in applications if each.kind is kind and each.concerns(tenant.id)] for kind in Kind
+        }
+        for kind, concerning in of_kind.items():
+            covering = [each for each in concerning if each.covers(tenant.id)]
+            if kind is Kind.ABUSE_MONITORING:
+                await self._settle_logging(tenant, covering, concerning)
+            elif concerning and tenant.has_modified_filters != bool(covering):
+                cause = (covering or concerning)[0]
+                action = "modified-filters.on" if covering else "modified-filters.off"
+                await self._note(tenant, cause.decided_by or TIMER, action, cause.id)
+                await self._accounts.set_modified_filters(tenant.id, bool(covering))
+
+    async def _settle_logging(self, tenant: Tenant, covering: list[Application], concerning: list[Application]) -> None:
+        if not covering:
+            if concerning and not tenant.has_content_logging:
+                await self._note(tenant, concerning[0].decided_by or TIMER, "content-logging.on", concerning[0].id)
+                await self._accounts.set_content_logging(tenant.id, True)
+            return
+        cause = covering[0]
+        if tenant.has_content_logging:
+            await self._note(tenant, cause.decided_by or TIMER, "content-logging.off", cause.id)
+            await self._accounts.set_content_logging(tenant.id, False)
+        if tenant.id not in (cause.receipts or {}):
+            receipt = await self._erase(tenant, cause.decided_by or TIMER, cause.id)
+            await self._change(cause.id, cause.state, {}, receipts={tenant.id: receipt})
+
+    # --- steps -------------------------------------------------------------------------------------------------------
+
+    async def _end(
+        self,
+        found: Application,
+        etag: str | None,
+        state: State,
+        actor: str,
+        expires: datetime | None,
+        reason: str | None,
+    ) -> Application:
+        was_waiting = found.state is State.SUBMITTED and state is not State.APPROVED
+        decided = replace(
+            found,
+            state=state,
+            decided_by=actor,
+            decided=self._now(),
+            expires=expires,
+            reason=reason,
+            is_settled=was_waiting,
+        )
+        await self._note(await self._tenants.get(found.filed_by), actor, _EVENTS[state], found.id, reason)
+        try:
+            await self._documents.put(found.id, decided.document, etag=etag)
+        except BlobChanged:
+            raise Conflict("Somebody else has just decided on the application: read it again.") from None
+        return decided if was_waiting else await self.settle(decided)
+
+    async def _change(
+        self, id: str, state: State, fields: Mapping[str, Any], receipts: Mapping[str, str] | None = None
+    ) -> Application:
+        def update(content: Mapping[str, Any] | None) -> Mapping[str, Any]:
+            if content is None:
+                raise _no_such()
+            # Who withdrew it meanwhile has effects of their own to settle.
+            mine = fields if content["state"] == state else {}
+            return {**content, **mine, "receipts": {**content["receipts"], **(receipts or {})}}
+
+        return Application.of((await self._documents.change(id, update)).content)
+
+    async def _get(self, id: str) -> tuple[Application, str]:
+        found = await self._documents.get(id) if id.startswith("appl-") and id.removeprefix("appl-").isalnum() else None
+        if found is None:
+            raise _no_such()
+        return Application.of(found.content), found.etag
+
+    async def _tenant(self, account: str) -> Tenant:
+        tenant = await self._tenants.get(account)
+        if tenant is None or tenant.deleted is not None or tenant.is_purged:
+            raise NotFound(f"There is no account {account!r}.", param="account")
+        if not tenant.scope.subscription:
+            raise InvalidRequest("The account belongs to no subscription, for which applications are.", param="account")
+        return tenant
+
+    async def _tenants_of(self, subscription: str) -> AsyncIterator[Tenant]:
+        cursor = ""
+        while True:
+            found, cursor = await self._tenants.page(Scope(subscription), after=cursor, limit=_PAGE)
+            for tenant in found:
+                yield tenant
+            if not cursor:
+                return
+
+    def _check_end(self, expires: datetime) -> None:
+        if not timedelta() < expires - self._now() <= LONGEST:
+            raise InvalidRequest(
+                f"An approval ends in the future, within {LONGEST.days} days; then it is filed again.", param="expires"
+            )
+
+    async def _note(
+        self, tenant: Tenant | None, actor: str, action: str, subject: str, reason: str | None = None
+    ) -> None:
+        if tenant is None or not tenant.location:
+            return
+        account = tenant.id
+        try:
+            event = Event(actor, action, account=account, subject=subject, reason=reason)
+        except ValueError:
+            raise InvalidRequest(
+                "Invalid 'reason': use at most 200 letters, digits, spaces and ._:/#()+-, such as a ticket's number.",
+                param="reason",
+            ) from None
+        await (await self._region(tenant.location)).audit.append(event)
+
+
+def _states(applications: Iterable[Application] | None) -> dict[str, State] | None:
+    return None if applications is None else {each.id: each.state for each in applications}
+
+
+def _name(actor: str) -> str:
+    """Return the credential of an actor, which is of one account or of none."""
+    return actor.partition("/")[2]
+
+
+def _no_such() -> NotFound:
+    return NotFound("There is no such application.", param="id")
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
