@@ -20,12 +20,14 @@ from dataclasses import dataclass, field, replace
 from types import ModuleType, TracebackType
 from typing import Any, Self, cast, overload
 
+from sluicegate.abuse import Signal
 from sluicegate.accounts import Account
 from sluicegate.call import Call
 from sluicegate.config import Pipeline as Stages
 from sluicegate.config import Step
 from sluicegate.errors import ApiError, Refused
 from sluicegate.hookspecs import Hooks, hookimpl
+from sluicegate.monitoring.signals import signal_of
 from sluicegate.pipeline import Pipeline
 from sluicegate.plugins import Plugins
 from sluicegate.policies import DEFAULT_V2, Policy
@@ -34,7 +36,7 @@ from sluicegate.storage.vault import Vault
 from sluicegate.streams import collect
 from sluicegate.testing.fakes import FrozenClock, MemoryKeys, MemoryStorage
 from sluicegate.testing.models import FakeModel
-from sluicegate.types import Chunk, Exchange, FilterResults, Principal, Purged, Role, ToolCall
+from sluicegate.types import Chunk, Exchange, FilterResults, Principal, Purged, Role, ToolCall, utc_now
 
 ACCOUNT = Account("contoso", "local", bytes(32))
 PRINCIPAL = Principal(ACCOUNT.name, Role.CALLER, "key1")
@@ -153,6 +155,7 @@ class Assembly:
 
     Attributes:
         exchanges: What ``retain`` was given, in order.
+        signals: What plugins that observe would be told, in order.
     """
 
     def __init__(
@@ -168,6 +171,7 @@ class Assembly:
         self.model = model
         self.policy = policy
         self.exchanges: list[Exchange] = []
+        self.signals: list[Signal] = []
         self.vault = Vault(MemoryStorage(), MemoryKeys(), clock=FrozenClock())
         stages: dict[str, Sequence[object]] = {
             "models": [model],
@@ -185,13 +189,16 @@ class Assembly:
                 steps.setdefault(stage, []).append(Step(plugin=name, required=use.required))
         pipeline = Stages.model_validate({"authenticate": [], **steps})
         self.plugins = _loaded(named, settings, pipeline)
-        self.pipeline = Pipeline(self.plugins, pipeline, lambda _: self.vault, may_keep)
+        self.pipeline = Pipeline(self.plugins, pipeline, lambda _: self.vault, may_keep, self._observe)
 
     def call(self, request: str | Request) -> Call:
         """Return a call of the fake model, ready for ``pipeline.chunks`` or ``pipeline.embeddings``."""
         request = chat_request(request) if isinstance(request, str) else request
         model, plugin = self.plugins.models()[self.model.model.id]
         return Call("call-1", PRINCIPAL, ACCOUNT, "deployment-1", model, plugin, request, self.policy)
+
+    def _observe(self, call: Call) -> None:
+        self.signals.append(signal_of(call, utc_now()))
 
     async def __aenter__(self) -> Self:
         for name in self.plugins.configured("startup"):
