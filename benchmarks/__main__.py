@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("gateway", "retention", "tenants", "training_data", "upstream_client", "vetting")
+BENCHMARKS = ("abuse", "gateway", "retention", "tenants", "training_data", "upstream_client", "vetting")
 
 
 def main() -> int:

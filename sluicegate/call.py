@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -20,7 +21,6 @@ from sluicegate.types import (
     Principal,
     Usage,
     utc_now,
-    worst_of,
 )
 
 _END_USER = frozenset({"user", "safety_identifier", "user_security_context"})
@@ -73,31 +73,32 @@ class Call:
 
 
 class Record:
-    """What was sent of each choice, and what a filter withheld of it.
-
-    Attributes:
-        results: The verdicts on all choices, at their worst.
-    """
+    """What was sent of each choice, and what a filter withheld of it."""
 
     def __init__(self) -> None:
         self.withheld: dict[int, str] = {}
         self.cut = False
-        self.results: FilterResults = {}
-        self._noted: FilterResults = {}
         self._pieces: dict[int, list[Chunk]] = {}
 
     def sent(self, chunk: Chunk) -> None:
         """Note one chunk that the caller gets."""
         self._pieces.setdefault(chunk.index, []).append(chunk)
         self.cut = self.cut or chunk.finish_reason == "content_filter"
-        # Pieces that were vetted together mostly carry the very same object.
-        if chunk.content_filter_results and chunk.content_filter_results is not self._noted:
-            self._noted = chunk.content_filter_results
-            self.results = worst_of(self.results, self._noted)
 
     def answers(self) -> tuple[Answer, ...]:
         """Return the choices in order, the pieces of each joined."""
         return tuple(self._answer(index) for index in sorted(self._pieces))
+
+    def verdicts(self) -> Iterator[FilterResults]:
+        """Yield the verdicts on all pieces of all choices, without most that repeat the ones before."""
+        for pieces in self._pieces.values():
+            last: FilterResults = {}
+            for piece in pieces:
+                results = piece.content_filter_results
+                # Pieces that were vetted together mostly carry the very same object.
+                if results is not last and results != last:
+                    yield results
+                last = results
 
     def _answer(self, index: int) -> Answer:
         whole = join(self._pieces[index])

@@ -28,8 +28,12 @@ def join(pieces: Sequence[Chunk]) -> Chunk:
     for call in (call for piece in pieces for call in piece.tool_calls):
         calls.setdefault(call.index, []).append(call)
     results: FilterResults = {}
+    last: FilterResults = {}
     for piece in pieces:
-        results = worst_of(results, piece.content_filter_results)
+        # Pieces that were vetted together mostly carry the very same object.
+        if piece.content_filter_results is not last:
+            last = piece.content_filter_results
+            results = worst_of(results, last)
     return Chunk(
         text="".join(piece.text for piece in pieces),
         index=pieces[-1].index if pieces else 0,

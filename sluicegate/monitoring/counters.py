@@ -66,19 +66,23 @@ class Counters:
         self._hours = Documents(blobs, CONTAINER, "")
         self._forgotten = Documents(blobs, FORGOTTEN, "")
 
-    async def add(self, account: str, start: datetime, part: Hour) -> None:
-        """Add what one process counted in a part of an hour; durable when this returns.
+    async def add(self, account: str, start: datetime, part: Hour) -> Hour:
+        """Add what one process counted in a part of an hour, and return the whole hour; durable when this returns.
 
         Raises:
             ServiceError: Storage failed; nothing was added, or everything.
         """
 
+        hour = Hour()
+
         def update(found: Mapping[str, Any] | None) -> Mapping[str, Any]:
+            nonlocal hour
             hour = Hour() if found is None else Hour.from_document(found)
             hour.merge(part)
             return hour.document
 
         await self._hours.change(f"{account}/{start:%Y%m%d%H}", update)
+        return hour
 
     async def read(self, account: str, since: datetime, until: datetime) -> list[tuple[datetime, Hour]]:
         """Return the hours of an account in which anything was counted, in order, without what is deleted.

@@ -1,6 +1,6 @@
 """What is counted in an hour of one account: by deployment, and by end user for those of whom something was flagged.
 
-Of an end user of whom nothing was flagged in the hour there is no row, so most people leave no trace here. Everything is bounded:
+Of an end user of whom nothing was flagged lately there is no row, so most people leave no trace here. Everything is bounded:
 what is more than that counts in ``others``, and towards its deployment all the same.
 """
 
@@ -89,7 +89,7 @@ class Hour:
 
     Attributes:
         deployments: By deployment, everything.
-        users: By end user's keyed hash, for those with something flagged in this hour.
+        users: By end user's keyed hash, for those with something flagged in this hour or in the day before.
         others: Of further end users with something flagged.
         flagged: References to flagged exchanges, in the order of time as far as one process knows it.
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sluicegate.abuse import Signal
 from sluicegate.errors import SluicegateError
@@ -24,6 +24,9 @@ MOST_PENDING = 10_000
 """Signals that wait for plugins; further ones are counted, and no plugin sees them."""
 MOST_QUIET = 100_000
 """End users of an hour, of all accounts, whose exchanges are remembered in case that something of theirs is flagged later."""
+LOUD = timedelta(hours=24)
+"""How long after something was flagged everything of that end user is counted: few mistakes of filters in much use are no abuse."""
+MOST_LOUD = 100_000
 _AT_ONCE = 16
 
 log = logging.getLogger(__name__)
@@ -54,7 +57,7 @@ class Observer:
         self._signals: list[Signal] = []
         self._hour: datetime | None = None
         self._quiet: dict[tuple[str, str], int] = {}
-        self._loud: set[tuple[str, str]] = set()
+        self._loud: dict[tuple[str, str], datetime] = {}
         self._writing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
@@ -64,7 +67,7 @@ class Observer:
         if start != self._hour:
             self._hour = start
             self._quiet.clear()
-            self._loud.clear()
+            self._loud = {known: at for known, at in self._loud.items() if at > start - LOUD}
         key = location, signal.account, start
         part = self._parts.get(key)
         if part is None:
@@ -107,15 +110,22 @@ class Observer:
 
     def _note_user(self, part: Hour, signal: Signal, user: str, is_flagged: bool) -> None:
         known = signal.account, user
-        if is_flagged and known not in self._loud:
-            self._loud.add(known)
-            part.row(user).requests += self._quiet.pop(known, 0)
+        if is_flagged:
+            if known not in self._loud:
+                part.row(user).requests += self._quiet.pop(known, 0)
+            self._remember(known, signal.at)
         if known in self._loud:
             part.row(user).add(signal)
         elif known in self._quiet:
             self._quiet[known] += 1
         elif len(self._quiet) < MOST_QUIET:
             self._quiet[known] = 1
+
+    def _remember(self, known: tuple[str, str], at: datetime) -> None:
+        self._loud.pop(known, None)
+        self._loud[known] = at
+        if len(self._loud) > MOST_LOUD:
+            del self._loud[next(iter(self._loud))]
 
     async def _write_soon(self) -> None:
         while self._parts or self._signals:
@@ -125,7 +135,7 @@ class Observer:
     async def _write(self, key: tuple[str, str, datetime], part: Hour) -> None:
         location, account, start = key
         try:
-            await self._counters_of(location).add(account, start, part)
+            hour = await self._counters_of(location).add(account, start, part)
         except SluicegateError as error:
             if self._clock() - start > LATE:
                 log.error("signals of an hour are lost, because storage failed for too long (%s)", type(error).__name__)
@@ -133,3 +143,8 @@ class Observer:
             log.warning("signals of an hour wait to be written (%s)", type(error).__name__)
             part.merge(self._parts.get(key, Hour()))
             self._parts[key] = part
+            return
+        # Of whom another process had something flagged, this one counts everything from now on, too.
+        for user, counts in hour.users.items():
+            if counts.flagged and (account, user) not in self._loud:
+                self._remember((account, user), start)

@@ -4,7 +4,7 @@
 
     frequency = (1 - exp(-n / 10)) * s / (s + 0.1)        n flagged exchanges, s their share of all
     severity  = mean weight of what was found in them     1 for severity 6, 0.4 for severity 4, see WEIGHTS for the others
-    intent    = (jailbreaks + repeats) / (n + 5)          repeats: blocked prompts and answers after the first; at most 1
+    intent    = (jailbreaks + repeats) / (n + 5)          repeats: blocked within 6 hours after being blocked; at most 1
     trend     = (1 - exp(-h / 4)) * d                     h hours with something flagged; d: the rate of the last day
                                                           over that of the window, 0.3 to 1
     value     = (frequency * severity * intent * trend) ** (1 / 4)
@@ -28,6 +28,7 @@ USUAL_SHARE = 0.1
 """The share of flagged exchanges that halves the frequency; filters' mistakes are far below."""
 FEW = 5
 """So many flagged exchanges without intent are assumed beside those that there are."""
+AGAIN = timedelta(hours=6)
 LASTING_HOURS = 4
 DAY = timedelta(days=1)
 LEAST_DIRECTION = 0.3
@@ -57,7 +58,7 @@ def score_of(hours: Sequence[tuple[datetime, Counts]], since: datetime, until: d
     share = n / max(counts.requests, n)
     frequency = (1 - exp(-n / MANY)) * share / (share + USUAL_SHARE)
     severity = min(1.0, _weight(counts) / n)
-    jailbreaks, repeats = counts.of("jailbreak"), max(0, counts.blocked - 1)
+    jailbreaks, repeats = counts.of("jailbreak"), _repeats(hours)
     intent = min(1.0, (jailbreaks + repeats) / (n + FEW))
     lasting = sum(1 for _, each in hours if each.flagged)
     last_day = sum(each.flagged for start, each in hours if start >= until - DAY)
@@ -70,21 +71,32 @@ def score_of(hours: Sequence[tuple[datetime, Counts]], since: datetime, until: d
         (
             f"frequency {frequency:.2f}: {n} of {counts.requests} exchanges flagged",
             f"severity {severity:.2f}: {_listed(counts)}",
-            f"intent {intent:.2f}: {jailbreaks} jailbreaks, {repeats} blocked after the first",
+            f"intent {intent:.2f}: {jailbreaks} jailbreaks, {repeats} blocked within 6 hours after being blocked",
             f"trend {trend:.2f}: flagged in {lasting} hours, {last_day} times in the last day",
         ),
     )
 
 
 def scores(hours: Sequence[tuple[datetime, Hour]], since: datetime, until: datetime) -> dict[str | None, Score]:
-    """Return the scores of an account, under None, and of each end user who has a row, by keyed hash."""
+    """Return the scores of an account, under None, and of each end user with something flagged, by keyed hash."""
     whole = [(start, hour.total) for start, hour in hours]
     rows: dict[str, list[tuple[datetime, Counts]]] = {}
     for start, hour in hours:
         for user, counts in hour.users.items():
             rows.setdefault(user, []).append((start, counts))
     found: dict[str | None, Score] = {None: score_of(whole, since, until)}
-    return found | {user: score_of(own, since, until) for user, own in rows.items()}
+    flagged = {user: own for user, own in rows.items() if any(counts.flagged for _, counts in own)}
+    return found | {user: score_of(own, since, until) for user, own in flagged.items()}
+
+
+def _repeats(hours: Sequence[tuple[datetime, Counts]]) -> int:
+    repeats = 0
+    last: datetime | None = None
+    for start, counts in hours:
+        if counts.blocked:
+            repeats += counts.blocked - (last is None or start - last > AGAIN)
+            last = start
+    return repeats
 
 
 def _weight(counts: Counts) -> float:

@@ -20,7 +20,7 @@ def signal_of(call: Call, at: datetime) -> Signal:
     context = (request.user_security_context if isinstance(request, ChatRequest) else None) or UserSecurityContext()
     findings = [
         *found_in(request.prompt_filter_results.values(), "prompt"),
-        *found_in((call.record.results,), "completion"),
+        *found_in(call.record.verdicts(), "completion"),
     ]
     return Signal(
         account=account.name,

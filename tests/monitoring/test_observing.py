@@ -194,7 +194,7 @@ async def test_closing_while_a_write_is_in_progress_loses_nothing(open_observer,
     async def slowly(*arguments):
         writing.set()
         await proceed.wait()
-        await add(*arguments)
+        return await add(*arguments)
 
     async def at_once(_):
         await asyncio.sleep(0)
