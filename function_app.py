@@ -9,7 +9,7 @@ from pathlib import Path
 import azure.functions as func
 from azurefunctions.extensions.http.fastapi import Request, Response
 
-from sluicegate.api import chat, completions, data_plane, files, governance, governance_applications
+from sluicegate.api import chat, completions, data_plane, files, governance, governance_applications, governance_notices
 from sluicegate.api.arm import routing
 from sluicegate.app import Sluicegate
 from sluicegate.requests import ChatRequest, CompletionRequest
@@ -172,6 +172,12 @@ async def governance_checkpoint(req: Request) -> Response:
 @app.route("governance/export", methods=["GET"])
 async def governance_export(req: Request) -> Response:
     return await governance.export(gate, req)
+
+
+@app.function_name("governance_notices")
+@app.route("governance/notices", methods=["GET"])
+async def governance_notices_(req: Request) -> Response:
+    return await governance_notices.list_notices(gate, req)
 
 
 @app.function_name("governance_receipt")

@@ -1,13 +1,14 @@
-"""What plugins see of abuse monitoring: signals, which say what filters found in an exchange, and hold no content.
+"""What plugins see of abuse monitoring: signals, which say what filters found in an exchange, and notices; they hold no content.
 
 Everything that names a person, an application or an address is a keyed hash under the account's own secret.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from sluicegate.types import Outcome
 
@@ -69,3 +70,55 @@ class Signal:
     def is_flagged(self) -> bool:
         """Whether something was found that is a sign of abuse."""
         return any(finding.severity >= ABUSE_FROM or finding.category in ABUSE for finding in self.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a customer is told of a case or a penalty; it holds no content, and names no reviewer.
+
+    Attributes:
+        id: The same however often it is delivered.
+        at: When it was written, aware, UTC.
+        kind: ``violation.confirmed``, ``access.throttled``, ``access.blocked``, ``access.ended``, ``penalty.expired``,
+            ``penalty.lifted``, ``answer.accepted`` or ``appeal.denied``.
+        case: The case's id, to be named in an answer.
+        category: What was confirmed, such as ``violence``.
+        user: Keyed hash of the end user it is about, or None for the account as a whole.
+        until: By when to answer, or when the penalty ends; None where neither.
+        text: All of this in sentences, for people.
+    """
+
+    id: str
+    account: str
+    at: datetime
+    kind: str
+    case: str
+    category: str
+    user: str | None
+    until: datetime | None
+    text: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "id": self.id,
+            "account": self.account,
+            "at": self.at.isoformat(),
+            "kind": self.kind,
+            "case": self.case,
+            "category": self.category,
+            "user": self.user,
+            "until": None if self.until is None else self.until.isoformat(),
+            "text": self.text,
+        }
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Notice:
+        """Return what :attr:`document` was made of."""
+        until = document["until"]
+        times = {
+            "at": datetime.fromisoformat(document["at"]),
+            "until": None if until is None else datetime.fromisoformat(until),
+        }
+        return cls(**{**document, **times})

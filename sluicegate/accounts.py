@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sluicegate.errors import BlobChanged, BlobExists, BlobNotFound, ServiceError
+from sluicegate.monitoring.penalties import Penalty, with_penalty
 from sluicegate.services import BlobStore, KeyService, WrappedKey
 from sluicegate.storage.customer_keys import CustomerKey, customer_key
 from sluicegate.storage.day_layout import CEILING_DAYS
@@ -50,6 +51,7 @@ class Account:
         content_logging: Whether content may be kept at all.
         customer_key: Its own encryption key, or None.
         vaults: Every vault that it has named, with the identity that opens it: what was wrapped there still opens.
+        penalties: What it, or an end user, may not do, those that have ended included.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Account:
     content_logging: bool = True
     customer_key: CustomerKey | None = None
     vaults: Mapping[str, str | None] = field(default_factory=dict)
+    penalties: tuple[Penalty, ...] = ()
 
     def user_hash(self, user: str | None) -> str | None:
         """Return the keyed hash that stands for an end user in everything that is kept."""
@@ -210,6 +213,25 @@ class Accounts:
             BlobNotFound: There is no such account.
         """
         await self._change(name, lambda _: {"content_logging": may_be_kept})
+
+    async def penalise(self, name: str, penalty: Penalty) -> None:
+        """Give an account a penalty, in place of the one of the same case; in other processes within ``CACHE_S``.
+
+        Raises:
+            BlobNotFound: There is no such account.
+        """
+        await self._change(name, lambda found: {"penalties": with_penalty(found.get("penalties", ()), penalty)})
+
+    async def lift_penalty(self, name: str, case: str) -> None:
+        """Take the penalty of a case away, in other processes within ``CACHE_S``; no-op where there is none.
+
+        Raises:
+            BlobNotFound: There is no such account.
+        """
+        await self._change(
+            name,
+            lambda found: {"penalties": [each for each in found.get("penalties", ()) if each["case"] != case]},
+        )
 
     async def set_encryption(self, name: str, encryption: Mapping[str, Any] | None) -> None:
         """Give an account a key of its own, another one, or none, in ARM's shape; see :mod:`sluicegate.storage.customer_keys`.
@@ -365,6 +387,7 @@ class Accounts:
             content_logging=_keeps_content(document),
             customer_key=customer_key(document.get("encryption")),
             vaults=document.get("vaults", {}),
+            penalties=tuple(map(Penalty.of, document.get("penalties", ()))),
         )
 
     async def _resident(self, name: str) -> Resident | Exception:

@@ -7,15 +7,15 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from sluicegate import config
-from sluicegate.abuse import Signal
-from sluicegate.accounts import Accounts, Resident
+from sluicegate.abuse import Notice, Signal
+from sluicegate.accounts import Account, Accounts, Resident
 from sluicegate.audit.publishing import WEBHOOK, Sink, StoreSink, Webhook
 from sluicegate.call import Call
 from sluicegate.config import is_same
@@ -31,9 +31,12 @@ from sluicegate.errors import (
     Unauthorized,
 )
 from sluicegate.fine_tuning.safety import SafetyEvaluation
+from sluicegate.monitoring.actions import Actions
 from sluicegate.monitoring.applications import Applications
+from sluicegate.monitoring.notices import Notices
 from sluicegate.monitoring.observing import Observer
 from sluicegate.monitoring.patterns import Patterns
+from sluicegate.monitoring.penalties import Penalty, admit
 from sluicegate.monitoring.signals import signal_of
 from sluicegate.monitoring.timer import Step, monitor
 from sluicegate.pipeline import Pipeline
@@ -112,6 +115,8 @@ class Sluicegate:
         self.observer = Observer(
             lambda location: self.regions.of(location).counters, self._hand_over if observing else None, clock=now
         )
+        self.notices = {region.name: self._notices(region) for region in self.regions}
+        self.actions = {region.name: self._actions(region) for region in self.regions}
         self._patterns: dict[str, Patterns] = {}
         self.monitoring: dict[str, Step] = {
             "patterns": self._report_patterns,
@@ -201,6 +206,7 @@ class Sluicegate:
             RegionNotConfigured: The account is in a region that the deployment file no longer has.
             AccountKeyUnavailable: The account's own encryption key cannot be used; ``AccountKeyRevoked`` when it may not.
             Forbidden: The model's provider keeps content, and the account's may not be kept.
+            AccessBlocked: A penalty shuts the account or the end user out.
         """
         account = await self.accounts.get(principal.account)
         found = await self.deployments.get(account.name, deployment) if account else None
@@ -221,9 +227,26 @@ class Sluicegate:
         check_retention(model, account.content_logging)
         region = await self.region(account.location)
         await region.data_keys.check(account.name)
-        standing = await self.limits.admit(account.name, found, request)
+        throttles = self._admit(account, request)
+        standing = await self.limits.admit(account.name, found, request, throttles)
         policy = await self.policies.resolve(account, found.policy)
         return Call(call_id, principal, account, deployment, model, plugin, request, policy, standing)
+
+    def _admit(self, account: Account, request: Request) -> list[Penalty]:
+        """Return the throttles that a request goes by; ``AccessBlocked`` when it is shut out."""
+        if not account.penalties:
+            return []
+        return admit(account.penalties, account.user_hash(request.end_user), self.now())
+
+    async def check_access(self, name: str) -> None:
+        """Refuse an account that a penalty shuts out, for operations that name no end user and make something new.
+
+        Raises:
+            AccessBlocked: It says why, until when, and how to appeal.
+        """
+        account = await self.accounts.get(name)
+        if account is not None:
+            admit(account.penalties, None, self.now())
 
     async def region(self, location: str) -> Region:
         """Return the region in which an account's data is, ready for use.
@@ -301,6 +324,8 @@ class Sluicegate:
         await delete(region.vault, self.plugins, region.receipts, tenant.id, OfAccount(), actor=actor)
         await region.files.delete_all(tenant.id, actor=actor)
         await region.counters.delete(tenant.id)
+        await self.actions[region.name].delete(tenant.id)
+        await self.notices[region.name].delete(tenant.id)
         await self.policies.purge(tenant.id, tenant.location)
         await self.tenants.purge(tenant)
 
@@ -340,6 +365,26 @@ class Sluicegate:
         async for pattern in patterns.found(names):
             subject = "the account" if pattern.user is None else "an end user"
             log.warning("abuse pattern: account %s, %s, score %.2f", pattern.account, subject, pattern.score.value)
+
+    def _notices(self, region: Region) -> Notices:
+        def deliver(plugin: str, notice: Notice) -> Awaitable[object]:
+            return self.plugins.call(plugin, "notify", object, notice=notice)
+
+        def give_up(plugin: str, notice: Notice) -> None:
+            log.error("plugin %r could not deliver notice %s to account %s", plugin, notice.id, notice.account)
+
+        plugins = [step.plugin for step in self.deployment.pipeline.notify]
+        return Notices(region.blobs, plugins, deliver, give_up, self.now)
+
+    def _actions(self, region: Region) -> Actions:
+        return Actions(
+            region.blobs,
+            region.audit,
+            self.accounts,
+            self.notices[region.name],
+            self.deployment.penalties,
+            self.now,
+        )
 
     async def _advance_applications(self, region: Region) -> None:
         # They are the home region's, whatever regions their accounts are in.

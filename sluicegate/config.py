@@ -46,15 +46,19 @@ class Pipeline(_Section):
     retain: tuple[Step, ...] = ()
     observe: tuple[Step, ...] = ()
     """The plugins that are told what filters found, without content."""
+    notify: tuple[Step, ...] = ()
+    """The plugins that deliver notices to customers."""
 
-    @field_validator("authenticate", "pre_filter", "models", "post_filter", "retain", "observe", mode="before")
+    @field_validator(
+        "authenticate", "pre_filter", "models", "post_filter", "retain", "observe", "notify", mode="before"
+    )
     @classmethod
     def _names_are_steps(cls, value: Any) -> Any:
         if not isinstance(value, list | tuple):
             return value
         return [{"plugin": item} if isinstance(item, str) else item for item in value]
 
-    @field_validator("authenticate", "models", "post_filter", "observe")
+    @field_validator("authenticate", "models", "post_filter", "observe", "notify")
     @classmethod
     def _always_required(cls, steps: tuple[Step, ...]) -> tuple[Step, ...]:
         if any(not step.required for step in steps):
@@ -63,7 +67,8 @@ class Pipeline(_Section):
 
     def plugins(self) -> tuple[str, ...]:
         """Return the names of all plugins in use, each once, in order of first use."""
-        stages = (self.authenticate, self.pre_filter, self.models, self.post_filter, self.retain, self.observe)
+        before, after = (self.authenticate, self.pre_filter), (self.retain, self.observe, self.notify)
+        stages = (*before, self.models, self.post_filter, *after)
         return tuple(dict.fromkeys(step.plugin for stage in stages for step in stage))
 
 
@@ -95,6 +100,21 @@ class Abuse(_Section):
     """From which score on an end user of an account is looked into."""
     window_days: int = Field(7, ge=1, le=30)
     """How far back signals count."""
+
+
+class Penalties(_Section):
+    """What follows when a reviewer has confirmed a violation; :mod:`sluicegate.monitoring.actions` has the steps."""
+
+    remediation_days: int = Field(7, ge=0, le=90)
+    """How long the customer has to answer before anything else happens."""
+    throttle_percentage: int = Field(25, ge=1, le=99)
+    """What is left of the limits in the first penalty."""
+    throttle_days: int = Field(14, ge=1, le=90)
+    """How long that lasts."""
+    block_days: int = Field(30, ge=1, le=365)
+    """How long access is blocked after that, where there was still no answer."""
+    severe: tuple[str, ...] = ("child_safety", "terrorism")
+    """Confirmed categories that are blocked at once."""
 
 
 class Place(_Section):
@@ -129,6 +149,7 @@ class Deployment(_Section):
     limits: Limits = Limits()
     fine_tuning: FineTuning = FineTuning()
     abuse: Abuse = Abuse()
+    penalties: Penalties = Penalties()
     plugins: Mapping[str, dict[str, Any]] = Field(default_factory=dict)
     """Settings by plugin."""
     default_policy: str = "Microsoft.DefaultV2"

@@ -23,6 +23,7 @@ _STAGES = (
     ("post_filter", "What may reach the caller"),
     ("retain", "What is kept"),
     ("observe", "Who is told what filters found, without content"),
+    ("notify", "How customers are told of violations and penalties"),
 )
 
 
@@ -165,7 +166,9 @@ def _lines(gate: Sluicegate) -> Iterator[str]:
             if stage == "models":
                 yield from _models(gate, step.plugin)
         if not steps:
-            yield {"retain": "   - nothing", "observe": "   - nobody"}.get(stage, "   - everything")
+            yield {"retain": "   - nothing", "observe": "   - nobody", "notify": "   - they read it themselves"}.get(
+                stage, "   - everything"
+            )
     yield ""
     yield from _policies(gate)
     yield gate.safety.describe()

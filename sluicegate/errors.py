@@ -7,6 +7,7 @@
     x Unsupported           400: the serving model cannot do what was asked
     x Unauthorized          401: no key or token that we know
     x Forbidden             403: known, but not allowed here
+      x AccessBlocked       403: because of a confirmed violation; ``retry_after_s`` says until when
     x NotFound              404: deployment, model or record
     x MethodNotAllowed      405
     x Conflict              409: the state of the resource does not allow it
@@ -61,11 +62,15 @@ class ApiError(SluicegateError):
         code: The machine-readable code; each class has a default.
         param: The request field to change, such as ``messages[0].content``.
         retry_after_s: Seconds after which the same request may succeed; sent as ``retry-after`` headers.
+
+    Attributes:
+        inner: What the body's ``innererror`` says, for programs; None for none.
     """
 
     status: int = 500
     type: str | None = None
     default_code: ClassVar[str | None] = None
+    inner: Mapping[str, Any] | None = None
 
     def __init__(
         self, message: str, *, code: str | None = None, param: str | None = None, retry_after_s: float | None = None
@@ -102,6 +107,14 @@ class Forbidden(ApiError):
 
     status = 403
     default_code = "Forbidden"
+
+
+class AccessBlocked(Forbidden):
+    """A penalty shuts the resource, or one of its end users, out; the message says why, until when, and how to appeal."""
+
+    def __init__(self, message: str, *, inner: Mapping[str, Any], retry_after_s: float | None) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.inner = inner
 
 
 class NotFound(ApiError):
@@ -157,16 +170,23 @@ class TooManyRequests(ApiError):
 
     Args:
         headers: How the limits stand.
+        inner: Why they are so low, where a penalty is the cause.
     """
 
     status = 429
     default_code = "429"
 
     def __init__(
-        self, message: str, *, retry_after_s: float | None = None, headers: Mapping[str, str] | None = None
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        inner: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
         self.headers = dict(headers or {})
+        self.inner = inner
 
 
 class QuotaExceeded(TooManyRequests):

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from pluggy import HookimplMarker, HookspecMarker
 
-from sluicegate.abuse import Signal
+from sluicegate.abuse import Notice, Signal
 from sluicegate.accounts import Accounts
 from sluicegate.policies import Policy
 from sluicegate.requests import EmbeddingRequest, GenerationRequest, Request
@@ -429,6 +429,34 @@ class Hooks(Protocol):
             @hookimpl
             async def observe(signals, config):
                 config._blocked.update(signal.account for signal in signals if signal.is_blocked)
+
+        .. versionadded:: 0.1
+        """
+
+    @hookspec
+    async def notify(self, notice: Notice, config: Any) -> None:
+        """Deliver a notice to the customer it is for: a confirmed violation, a penalty, its end.
+
+        Called by the timer ``abuse`` for each plugin under ``pipeline.notify``, one notice at a time, within 20 seconds. Returning says that it is
+        delivered; raising, whatever it is, that it is not, and it is called again after 5 minutes, then 10, and so on, for about three days. A
+        process that dies after delivering calls it again, so let the receiver tell by ``notice.id`` that it has one already. The customer can read
+        every notice at ``governance/notices``, delivered or not.
+
+        Example::
+
+            from pathlib import Path
+            from sluicegate import PluginConfig, hookimpl
+
+            class Config(PluginConfig):
+                folder: Path = Path("notices")
+
+            @hookimpl
+            def register_config():
+                return Config
+
+            @hookimpl
+            async def notify(notice, config):
+                (config.folder / f"{notice.id}.txt").write_text(notice.text)
 
         .. versionadded:: 0.1
         """

@@ -30,6 +30,7 @@ ROLES: Mapping[str, Role] = {
     # what the customer asks for, and who decides
     "applications.create": Role.CALLER,
     "applications.withdraw": Role.CALLER,
+    "notices.list": Role.CALLER,
     "applications.list": Role.OPERATOR,
     "applications.read": Role.OPERATOR,
     "applications.decide": Role.OPERATOR,

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sluicegate.api import chat, data_plane, governance, governance_applications
+from sluicegate.api import chat, data_plane, governance, governance_applications, governance_notices
 from sluicegate.api.arm import routing
 from sluicegate.app import Sluicegate
 from sluicegate.requests import ChatRequest
@@ -106,6 +106,7 @@ def _routes(gate: Sluicegate) -> list[Route]:
         route("GET", "/governance/checkpoint", governance.get_checkpoint),
         route("GET", "/governance/receipts", governance.list_receipts),
         route("GET", "/governance/receipts/{receipt}", governance.get_receipt),
+        route("GET", "/governance/notices", governance_notices.list_notices),
         route("POST", APPLICATIONS, governance_applications.file),
         route("GET", APPLICATIONS, governance_applications.list_applications),
         route("GET", APPLICATIONS + "/{application}", governance_applications.get),

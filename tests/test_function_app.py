@@ -49,6 +49,7 @@ OPERATIONS = {
     ("GET", "/governance/audit"): "governance_audit",
     ("GET", "/governance/checkpoint"): "governance_checkpoint",
     ("GET", "/governance/export"): "governance_export",
+    ("GET", "/governance/notices"): "governance_notices",
     ("GET", "/governance/receipts"): "governance_receipts",
     ("GET", "/governance/receipts/abc"): "governance_receipt",
     ("POST", "/governance/receipts"): None,

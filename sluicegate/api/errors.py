@@ -42,7 +42,14 @@ def render(error: Exception, prompt_filter_results: FilterResults | None = None)
     if isinstance(error, Refused):
         return Rendered(400, encode({"error": _refused({**(prompt_filter_results or {}), **error.results})}))
     if isinstance(error, ApiError):
-        body = {"code": error.code, "message": error.message, "param": error.param, "type": error.type}
+        body: dict[str, Any] = {
+            "code": error.code,
+            "message": error.message,
+            "param": error.param,
+            "type": error.type,
+        }
+        if error.inner is not None:
+            body["innererror"] = error.inner
         return Rendered(_status(error), encode({"error": body}), _headers(error))
     if isinstance(error, StorageUnavailable | KeyUnavailable):
         return Rendered(503, encode({"error": _UNAVAILABLE}))

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from sluicegate.errors import TooManyRequests
+from sluicegate.monitoring.penalties import Penalty
 from sluicegate.requests import GenerationRequest, Request
 from sluicegate.services import BlobStore
 from sluicegate.tenancy.deployments import Deployment
 from sluicegate.tenancy.rate_sharing import Sharing
-from sluicegate.tenancy.rates import CHARACTERS_PER_TOKEN, Standing, Usage, allowance, charge
+from sluicegate.tenancy.rates import CHARACTERS_PER_TOKEN, Allowance, Standing, Usage, allowance, charge, part_of
 
 MOST_DEPLOYMENTS = 10_000
 """Deployments whose use is remembered; one that is forgotten begins anew."""
+UNLIMITED = 10
+"""The capacity of which a throttle leaves a part where a deployment has no limit of its own: 60 requests, 10,000 tokens a minute."""
 SHARED_FROM = 0.1
 """Which part of a limit a process uses alone before it tells the others."""
 GOLDEN_RATIO = 0.618034
@@ -49,34 +52,54 @@ class Limits:
         self._running: defaultdict[str, int] = defaultdict(int)
         self._pausing = 0
 
-    async def admit(self, account: str, deployment: Deployment, request: Request) -> Standing | None:
+    async def admit(
+        self, account: str, deployment: Deployment, request: Request, throttles: Sequence[Penalty] = ()
+    ) -> Standing | None:
         """Count a request of a deployment, and return how the deployment stands; None where it has no limit.
+
+        Args:
+            throttles: Penalties that leave a part of the limits; one for an end user counts their requests by themselves.
 
         Raises:
             TooManyRequests: Its requests or tokens are used up; it says when to come back.
         """
+        if deployment.capacity is None and not throttles:
+            return None
+        key, tokens = f"{account}/{deployment.name.lower()}", estimate(request)
+        for throttle in throttles:
+            whole = allowance(UNLIMITED if deployment.capacity is None else deployment.capacity)
+            allowed = part_of(whole, throttle.percentage)
+            await self._charge(f"{key}/{throttle.user or ''}/{throttle.percentage}", allowed, tokens, throttle)
         if deployment.capacity is None:
             return None
-        key = f"{account}/{deployment.name.lower()}"
+        return await self._charge(key, allowance(deployment.capacity), tokens, None)
+
+    async def _charge(self, key: str, allowed: Allowance, tokens: int, throttle: Penalty | None) -> Standing:
         own = self._own.get(key)
         if own is None:
             own = self._own[key] = Usage()
             if len(self._own) > MOST_DEPLOYMENTS:
                 self._own.popitem(last=False)
-        allowed = allowance(deployment.capacity)
-        standing = charge(own, self._sharing.others(key), allowed, estimate(request), self._clock())
+        standing = charge(own, self._sharing.others(key), allowed, tokens, self._clock())
         if own.requests > SHARED_FROM * allowed.requests or own.tokens > SHARED_FROM * allowed.tokens:
             self._sharing.want()
-        if standing.retry_after_s is not None:
-            await self._pause(own.requests - allowed.requests)
-            raise TooManyRequests(
-                f"The {standing.what} of this deployment are used up: it has {allowed.requests_per_minute} requests and "
-                f"{allowed.tokens} tokens a minute, {allowed.requests} requests in any {allowed.window_s} s. "
-                "Come back after the time in 'retry-after-ms', or give the deployment more capacity.",
-                retry_after_s=standing.retry_after_s,
-                headers=standing.headers,
-            )
-        return standing
+        if standing.retry_after_s is None:
+            return standing
+        await self._pause(own.requests - allowed.requests)
+        used_up = (
+            f"The {standing.what} of this deployment are used up: it has {allowed.requests_per_minute} requests and "
+            f"{allowed.tokens} tokens a minute, {allowed.requests} requests in any {allowed.window_s} s. "
+        )
+        come_back = "Come back after the time in 'retry-after-ms'"
+        raise TooManyRequests(
+            used_up
+            + (
+                f"{come_back}. {throttle.told()}" if throttle else f"{come_back}, or give the deployment more capacity."
+            ),
+            retry_after_s=standing.retry_after_s,
+            headers=standing.headers,
+            inner=None if throttle is None else throttle.inner,
+        )
 
     @contextmanager
     def running(self, account: str) -> Iterator[None]:

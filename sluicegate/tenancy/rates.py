@@ -43,6 +43,14 @@ def allowance(capacity: int) -> Allowance:
     return Allowance(capacity * TOKENS_PER_UNIT, per_minute * window_s // MINUTE_S, window_s)
 
 
+def part_of(whole: Allowance, percentage: int) -> Allowance:
+    """Return a percentage of what is allowed: one request a minute and one token at least."""
+    per_minute = max(1, whole.requests_per_minute * percentage // 100)
+    window_s = next(seconds for seconds in (1, 10, MINUTE_S) if per_minute * seconds >= MINUTE_S)
+    window_s = max(window_s, whole.window_s)
+    return Allowance(max(1, whole.tokens * percentage // 100), per_minute * window_s // MINUTE_S, window_s)
+
+
 @dataclass(slots=True)
 class Usage:
     """What was used in the present windows, by one process or by all others together.

@@ -20,6 +20,7 @@ from typing import Any
 
 from sluicegate.accounts import CONTAINER, NAME, Accounts
 from sluicegate.errors import BlobChanged, BlobExists, BlobNotFound
+from sluicegate.monitoring.penalties import Penalty
 from sluicegate.services import BlobStore
 from sluicegate.storage.day_layout import CEILING_DAYS
 from sluicegate.storage.documents import Document, Documents
@@ -54,6 +55,7 @@ class Tenant:
         encryption: Its own encryption key in ARM's shape, or None.
         has_content_logging: Whether content may be kept at all.
         has_modified_filters: Whether its policies may switch harms off.
+        penalties: As ``Account.penalties``.
         deleted: When it was deleted, or None.
         is_purged: Whether only its name is left.
     """
@@ -65,6 +67,7 @@ class Tenant:
     encryption: Mapping[str, Any] | None
     has_content_logging: bool
     has_modified_filters: bool
+    penalties: tuple[Penalty, ...]
     deleted: datetime | None
     is_purged: bool
     etag: str
@@ -245,6 +248,7 @@ def _tenant(found: Document) -> Tenant:
         content.get("encryption"),
         content.get("content_logging", True),
         content.get("modified_filters") is True,
+        tuple(map(Penalty.of, content.get("penalties", ()))),
         None if deleted is None else datetime.fromisoformat(deleted),
         is_purged,
         found.etag,

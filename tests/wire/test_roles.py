@@ -44,6 +44,7 @@ REQUESTS = {
     "applications.withdraw": ("DELETE", "/governance/applications/unknown", None),
     "applications.list": ("GET", "/governance/applications", None),
     "applications.read": ("GET", "/governance/applications/unknown", None),
+    "notices.list": ("GET", "/governance/notices", None),
     "applications.decide": ("POST", "/governance/applications/unknown/decision", REFUSAL),
 }
 """Operation -> a request for it; those of the control plane are walked in ``tests/arm``."""
@@ -119,6 +120,8 @@ def test_another_accounts_caller_reaches_nothing_of_this_one(server, foreigner, 
         assert file not in response.text
     elif operation.startswith("models") or operation == "files.create":
         assert response.status_code == 200
+    elif operation == "notices.list":
+        assert response.json()["data"] == []
     elif operation == "applications.create":
         # It is in the same subscription, whose application the other account has filed.
         assert response.status_code in (201, 409)

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from sluicegate.accounts import API_KEYS
 from sluicegate.api.arm.incoming import PAGE, PROVIDER, Body, Incoming, shown_etag, validated
 from sluicegate.errors import Conflict, InvalidRequest, StartupError
+from sluicegate.monitoring.penalties import worst
 from sluicegate.storage.customer_keys import customer_key
 from sluicegate.storage.day_layout import CEILING_DAYS
 from sluicegate.tenancy.tenants import RESERVED, Tenant
@@ -198,6 +199,9 @@ def shown(incoming: Incoming, tenant: Tenant) -> dict[str, Any]:
         "encryption": tenant.encryption or NO_KEY,
         "apiProperties": {"retentionDays": tenant.retention_days},
     }
+    penalty = worst(tenant.penalties, None, incoming.gate.now())
+    if penalty is not None:
+        properties["abusePenalty"] = penalty.arm
     if deleted is not None and tenant.purge_date is not None:
         properties |= {"deletionDate": _utc(deleted), "scheduledPurgeDate": _utc(tenant.purge_date)}
     return {
