@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -30,7 +31,7 @@ from sluicegate import (
     hookimpl,
 )
 from sluicegate.errors import StartupError, TrainingFailed
-from sluicegate.training import TrainingJob, TrainingStep
+from sluicegate.training import TrainingFiles, TrainingJob, TrainingStep
 
 if TYPE_CHECKING:
     from plugins.embedded_model.embeddings import Embedder
@@ -72,6 +73,11 @@ class Config(PluginConfig):
     """For requests that name none. Small models need a low one."""
     top_p: float = Field(0.9, gt=0, le=1)
     """For requests that name none."""
+
+    longest_example: int = Field(1024, ge=64, le=4096)
+    """Tokens of a training example; what is beyond is cut off. Training takes up to 1 GB of memory for 1,024 of them."""
+    most_training_tokens: int = Field(1_000_000, ge=1000)
+    """Of a training file in all; about three hours an epoch on one core."""
 
     _engine: Engine | None = PrivateAttr(default=None)
     _embedder: Embedder | None = PrivateAttr(default=None)
@@ -162,12 +168,8 @@ async def _load(config: Config) -> None:
     if "chat" in config.serve and config._engine is None:
         from plugins.embedded_model.loading import load
 
-        path = config.chat_weights
-        if path is None:
-            folder = await asyncio.to_thread(weights.ensure, weights.CHAT, fetch=config.fetch)
-            path = folder / weights.CHAT.files[0].name
         config._engine = await load(
-            path,
+            await _chat_weights(config),
             slots=config.slots,
             context_length=config.context_length,
             max_waiting=config.max_waiting,
@@ -195,5 +197,19 @@ def _embedder(config: Config) -> Embedder:
 
 
 @hookimpl
-async def fine_tune(job: TrainingJob, config: Config) -> TrainingStep:
-    raise TrainingFailed("The embedded model cannot be fine-tuned yet.")
+async def fine_tune(job: TrainingJob, files: TrainingFiles, deadline: datetime, config: Config) -> TrainingStep:
+    from plugins.embedded_model.training.process import step
+
+    if job.base != config.chat_model:
+        raise TrainingFailed("Only the chat model can be fine-tuned.", code="invalidModel")
+    path = await _chat_weights(config)
+    return await step(job, files, deadline, path, longest=config.longest_example, most=config.most_training_tokens)
+
+
+async def _chat_weights(config: Config) -> Path:
+    from plugins.embedded_model import weights
+
+    if config.chat_weights is not None:
+        return config.chat_weights
+    folder = await asyncio.to_thread(weights.ensure, weights.CHAT, fetch=config.fetch)
+    return folder / weights.CHAT.files[0].name
