@@ -25,7 +25,7 @@ import pluggy
 from pydantic import ValidationError
 
 from sluicegate.config import Pipeline, describe
-from sluicegate.errors import ApiError, PluginFailed, Refused, StartupError
+from sluicegate.errors import ApiError, PluginFailed, Refused, StartupError, TrainingFailed
 from sluicegate.hookspecs import Hooks
 from sluicegate.requests import FEATURES
 from sluicegate.services import BlobStore, KeyService
@@ -163,7 +163,7 @@ class Plugins:
             expected: The class of what it must return.
 
         Raises:
-            ApiError: What the plugin raised on purpose; ``Refused`` and ``StartupError`` likewise.
+            ApiError: What the plugin raised on purpose; ``Refused``, ``TrainingFailed`` and ``StartupError`` likewise.
             PluginFailed: Anything else. It is logged without its message, which may quote the prompt.
         """
         try:
@@ -171,7 +171,7 @@ class Plugins:
             if not isinstance(returned, expected):
                 raise TypeError(f"{hook} returned {type(returned).__name__} instead of {expected}")
             return returned
-        except (ApiError, Refused, StartupError):
+        except (ApiError, Refused, StartupError, TrainingFailed):
             raise
         except (Exception, asyncio.CancelledError) as error:
             if not is_failure(error):

@@ -40,6 +40,8 @@ class TrainingJob:
         id: ``ftjob-`` and 32 hexadecimal digits.
         base: The id of the model that is trained, as the plugin registered it.
         state: What the plugin's last step returned: JSON, without any content; empty before the first.
+        is_pausing: Whether the job is paused after this step, which then returns soon, with a checkpoint of how far it is.
+            It is called again, with the state that it returned, when the job is resumed.
     """
 
     id: str
@@ -49,6 +51,7 @@ class TrainingJob:
     seed: int
     suffix: str | None = None
     state: Mapping[str, Any] = field(default_factory=dict)
+    is_pausing: bool = False
 
 
 class Weights(Protocol):
