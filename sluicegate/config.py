@@ -84,11 +84,21 @@ class Limits(_Section):
 
 
 class FineTuning(_Section):
-    """How fine-tuning is guarded."""
+    """How fine-tuning is guarded, and what one account may have of it."""
 
     safety_evaluation: Literal["required", "off"] = "required"
     """Whether training data is shown to the classifiers in the pipeline before a job trains; where there is none, jobs then fail.
     ``off`` trains on data that nobody has looked at."""
+    step_s: int = Field(120, ge=10, le=1200)
+    """Seconds that a step of a job may take, which is what is lost of it when its process ends."""
+    running_jobs: int = Field(1, ge=1, le=100)
+    """Jobs of one account that train at once."""
+    queued_jobs: int = Field(20, ge=0, le=1000)
+    """Jobs of one account that wait, beside those that train."""
+    stored_jobs: int = Field(100, ge=1, le=10_000)
+    """Jobs that one account may have, those that are over among them."""
+    job_hours: int = Field(720, ge=1, le=8760)
+    """How long a job may take from its start; it fails then."""
 
 
 class Abuse(_Section):

@@ -156,7 +156,7 @@ class Plugins:
             self._handles[name] = cast(Hooks, _Handle(self._manager, name))
         return self._handles[name]
 
-    async def call(self, name: str, hook: str, expected: type[Any] | UnionType, **arguments: Any) -> Any:
+    async def call(self, name: str, hook: str, expected: type[Any] | UnionType, /, **arguments: Any) -> Any:
         """Await one plugin's hook with its own settings.
 
         Args:

@@ -18,6 +18,7 @@ from sluicegate.audit.log import Audit
 from sluicegate.audit.publishing import Publisher, Sink
 from sluicegate.config import Limits
 from sluicegate.errors import PurgeIncomplete, RegionNotConfigured, SluicegateError, StorageUnavailable
+from sluicegate.fine_tuning.job_store import JobStore
 from sluicegate.fine_tuning.tuned_models import TunedModels
 from sluicegate.monitoring.counters import Counters
 from sluicegate.retention.purging import Plugins, Summary, purge
@@ -56,6 +57,7 @@ class Region:
         data_keys: The data keys of the accounts in it.
         weaknesses: What makes deletion less than final there.
         files: What the accounts in it have uploaded.
+        jobs: Their fine-tuning jobs.
         tuned_models: Their fine-tuned models.
         counters: What is counted of signals of the accounts in it.
         audit: Its log, which has entries about accounts in it only, and, in the home region, about the deployment.
@@ -99,6 +101,7 @@ class Region:
             most_files=limits.stored_files,
             most_bytes=limits.stored_files_gib << 30,
         )
+        self.jobs = JobStore(blobs, self._large_files)
         self.tuned_models = TunedModels(blobs, self._large_files)
         self._keys = keys
         self._publisher = Publisher(self.audit, blobs, sinks(self.audit.key.origin), clock)

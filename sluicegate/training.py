@@ -158,7 +158,8 @@ class TrainingStep:
 
     Attributes:
         state: For the next step, see ``TrainingJob.state``.
-        finished: Whether training is over; the last checkpoint is then the fine-tuned model.
+        finished: Whether training is over; the last of this step's checkpoints, and there must be one, is then the
+            fine-tuned model.
         hyperparameters: As used, without any ``auto``.
         metrics: Rows that are new since the last step.
         checkpoints: Those that are new since the last step.

@@ -245,6 +245,10 @@ class Job:
         job = replace(self, made=(*earlier, made)[-KEPT_CHECKPOINTS:], step=max(self.step, made.step))
         return job.told(f"Checkpoint created at step {made.step}.", now)
 
+    def pausing(self, now: datetime) -> Job:
+        """Return the job as it rests after the next step."""
+        return replace(self, status="pausing", not_before=0.0).told("Job pausing.", now)
+
     def paused(self, now: datetime) -> Job:
         """Return the job as it rests until it is resumed."""
         return replace(self, status="paused", stage="rest", estimated_finish=None).told("Job paused.", now)

@@ -121,7 +121,7 @@ class StoredWeights:
 
 
 def _is_name(id: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,150}[A-Za-z0-9_-]", id) is not None
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,180}[A-Za-z0-9_-]", id) is not None
 
 
 def _name(account: str, id: str) -> str:

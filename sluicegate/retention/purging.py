@@ -39,7 +39,7 @@ class Plugins(Protocol):
 
     def configured(self, hook: str) -> tuple[str, ...]: ...
 
-    async def call(self, name: str, hook: str, expected: type[Any], **arguments: Any) -> Any: ...
+    async def call(self, name: str, hook: str, expected: type[Any], /, **arguments: Any) -> Any: ...
 
 
 class Accounts(Protocol):
@@ -263,7 +263,7 @@ async def _interrupted(run: _Run, owed: Owed, now: datetime) -> Removal | None:
             return _Deletion(run, owed.account, OfUser(owed.subject))
         case Kind.DELETE_ACCOUNT:
             return _Deletion(run, owed.account, OfAccount())
-        case Kind.DELETE_FILE:
+        case Kind.DELETE_FILE | Kind.DELETE_JOB | Kind.DELETE_JOB_FILES:
             return None
 
 

@@ -112,8 +112,11 @@ class UploadedFiles:
 
     # --- for callers -------------------------------------------------------------------------------------------------
 
-    async def create(self, account: str, upload: Upload) -> UploadedFile:
+    async def create(self, account: str, upload: Upload, *, id: str | None = None) -> UploadedFile:
         """Take a file in while it arrives, and return it once it is durable; when anything fails nothing stays of it.
+
+        Args:
+            id: From ``new_id``, for who must know it before.
 
         Raises:
             QuotaExceeded: The account has as many files as it may, or would have too large ones.
@@ -123,7 +126,7 @@ class UploadedFiles:
         with self._one_more(account):
             await self._check_room(account, files=1)
             created_at = self._clock().replace(microsecond=0)
-            id = _new_id(self._clock())
+            id = id or self.new_id()
             content = _Measured(upload.content())
 
             async def all_of_it() -> AsyncIterator[bytes]:
@@ -140,6 +143,10 @@ class UploadedFiles:
         return UploadedFile(
             id, details.name, details.purpose, content.size, created_at, _end(created_at, details.lives_for)
         )
+
+    def new_id(self) -> str:
+        """Return an id that no file has had."""
+        return f"file-{int(self._clock().timestamp() * 1000):012x}{secrets.token_hex(10)}"
 
     async def get(self, account: str, id: str) -> UploadedFile | None:
         """Return a file, or None when the account has none of that id."""
@@ -387,10 +394,6 @@ class _Measured:
         async for piece in self._pieces:
             self.size += len(piece)
             yield piece
-
-
-def _new_id(now: datetime) -> str:
-    return f"file-{int(now.timestamp() * 1000):012x}{secrets.token_hex(10)}"
 
 
 def _end(created_at: datetime, lives_for: timedelta | None) -> datetime | None:
