@@ -9,7 +9,16 @@ from pathlib import Path
 import azure.functions as func
 from azurefunctions.extensions.http.fastapi import Request, Response
 
-from sluicegate.api import chat, completions, data_plane, files, governance, governance_applications, governance_notices
+from sluicegate.api import (
+    chat,
+    completions,
+    data_plane,
+    files,
+    fine_tuning,
+    governance,
+    governance_applications,
+    governance_notices,
+)
 from sluicegate.api.arm import routing
 from sluicegate.app import Sluicegate
 from sluicegate.requests import ChatRequest, CompletionRequest
@@ -124,6 +133,120 @@ async def files_list(req: Request) -> Response:
 @app.route("openai/v1/files", methods=["GET"])
 async def files_list_v1(req: Request) -> Response:
     return await files.list_files(gate, req)
+
+
+@app.function_name("fine_tune")
+@app.timer_trigger("timer", schedule="%FINE_TUNE_SCHEDULE%")
+async def fine_tune(timer: func.TimerRequest) -> None:
+    await gate.fine_tune()
+
+
+@app.function_name("fine_tuning_job_cancel")
+@app.route("openai/fine_tuning/jobs/{job}/cancel", methods=["POST"])
+async def fine_tuning_job_cancel(req: Request) -> Response:
+    return await fine_tuning.cancel(gate, req)
+
+
+@app.function_name("fine_tuning_job_cancel_v1")
+@app.route("openai/v1/fine_tuning/jobs/{job}/cancel", methods=["POST"])
+async def fine_tuning_job_cancel_v1(req: Request) -> Response:
+    return await fine_tuning.cancel(gate, req)
+
+
+@app.function_name("fine_tuning_job_checkpoints")
+@app.route("openai/fine_tuning/jobs/{job}/checkpoints", methods=["GET"])
+async def fine_tuning_job_checkpoints(req: Request) -> Response:
+    return await fine_tuning.list_checkpoints(gate, req)
+
+
+@app.function_name("fine_tuning_job_checkpoints_v1")
+@app.route("openai/v1/fine_tuning/jobs/{job}/checkpoints", methods=["GET"])
+async def fine_tuning_job_checkpoints_v1(req: Request) -> Response:
+    return await fine_tuning.list_checkpoints(gate, req)
+
+
+@app.function_name("fine_tuning_job_delete")
+@app.route("openai/fine_tuning/jobs/{job}", methods=["DELETE"])
+async def fine_tuning_job_delete(req: Request) -> Response:
+    return await fine_tuning.delete(gate, req)
+
+
+@app.function_name("fine_tuning_job_delete_v1")
+@app.route("openai/v1/fine_tuning/jobs/{job}", methods=["DELETE"])
+async def fine_tuning_job_delete_v1(req: Request) -> Response:
+    return await fine_tuning.delete(gate, req)
+
+
+@app.function_name("fine_tuning_job_events")
+@app.route("openai/fine_tuning/jobs/{job}/events", methods=["GET"])
+async def fine_tuning_job_events(req: Request) -> Response:
+    return await fine_tuning.list_events(gate, req)
+
+
+@app.function_name("fine_tuning_job_events_v1")
+@app.route("openai/v1/fine_tuning/jobs/{job}/events", methods=["GET"])
+async def fine_tuning_job_events_v1(req: Request) -> Response:
+    return await fine_tuning.list_events(gate, req)
+
+
+@app.function_name("fine_tuning_job_get")
+@app.route("openai/fine_tuning/jobs/{job}", methods=["GET"])
+async def fine_tuning_job_get(req: Request) -> Response:
+    return await fine_tuning.get(gate, req)
+
+
+@app.function_name("fine_tuning_job_get_v1")
+@app.route("openai/v1/fine_tuning/jobs/{job}", methods=["GET"])
+async def fine_tuning_job_get_v1(req: Request) -> Response:
+    return await fine_tuning.get(gate, req)
+
+
+@app.function_name("fine_tuning_job_pause")
+@app.route("openai/fine_tuning/jobs/{job}/pause", methods=["POST"])
+async def fine_tuning_job_pause(req: Request) -> Response:
+    return await fine_tuning.pause(gate, req)
+
+
+@app.function_name("fine_tuning_job_pause_v1")
+@app.route("openai/v1/fine_tuning/jobs/{job}/pause", methods=["POST"])
+async def fine_tuning_job_pause_v1(req: Request) -> Response:
+    return await fine_tuning.pause(gate, req)
+
+
+@app.function_name("fine_tuning_job_resume")
+@app.route("openai/fine_tuning/jobs/{job}/resume", methods=["POST"])
+async def fine_tuning_job_resume(req: Request) -> Response:
+    return await fine_tuning.resume(gate, req)
+
+
+@app.function_name("fine_tuning_job_resume_v1")
+@app.route("openai/v1/fine_tuning/jobs/{job}/resume", methods=["POST"])
+async def fine_tuning_job_resume_v1(req: Request) -> Response:
+    return await fine_tuning.resume(gate, req)
+
+
+@app.function_name("fine_tuning_jobs_create")
+@app.route("openai/fine_tuning/jobs", methods=["POST"])
+async def fine_tuning_jobs_create(req: Request) -> Response:
+    return await fine_tuning.create(gate, req)
+
+
+@app.function_name("fine_tuning_jobs_create_v1")
+@app.route("openai/v1/fine_tuning/jobs", methods=["POST"])
+async def fine_tuning_jobs_create_v1(req: Request) -> Response:
+    return await fine_tuning.create(gate, req)
+
+
+@app.function_name("fine_tuning_jobs_list")
+@app.route("openai/fine_tuning/jobs", methods=["GET"])
+async def fine_tuning_jobs_list(req: Request) -> Response:
+    return await fine_tuning.list_jobs(gate, req)
+
+
+@app.function_name("fine_tuning_jobs_list_v1")
+@app.route("openai/v1/fine_tuning/jobs", methods=["GET"])
+async def fine_tuning_jobs_list_v1(req: Request) -> Response:
+    return await fine_tuning.list_jobs(gate, req)
 
 
 @app.function_name("governance_application")

@@ -19,6 +19,9 @@ param dataRedundancy string = 'Standard_ZRS'
 @description('When the purge runs: six fields, seconds first, UTC.')
 param purgeSchedule string = '0 5 * * * *'
 
+@description('When fine-tuning jobs go on, likewise.')
+param fineTuneSchedule string = '*/15 * * * * *'
+
 @description('When abuse monitoring runs, likewise.')
 param abuseSchedule string = '0 */5 * * * *'
 
@@ -137,6 +140,7 @@ module app 'modules/app.bicep' = {
     applicationInsightsConnectionString: monitoring.outputs.connectionString
     deploymentFile: deploymentFile
     purgeSchedule: purgeSchedule
+    fineTuneSchedule: fineTuneSchedule
     abuseSchedule: abuseSchedule
     requestsPerInstance: requestsPerInstance
     alwaysReadyInstances: alwaysReadyInstances

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,10 @@ from sluicegate.errors import (
     StartupError,
     Unauthorized,
 )
+from sluicegate.fine_tuning.job_operations import Jobs
+from sluicegate.fine_tuning.runner import Runner
 from sluicegate.fine_tuning.safety import SafetyEvaluation
+from sluicegate.fine_tuning.stages import Work
 from sluicegate.monitoring.actions import Actions
 from sluicegate.monitoring.applications import Applications
 from sluicegate.monitoring.notices import Notices
@@ -122,6 +125,7 @@ class Sluicegate:
             "patterns": self._report_patterns,
             "applications": self._advance_applications,
         }
+        self._jobs = {region.name: self._jobs_of(region) for region in self.regions}
         self._starting = asyncio.Lock()
         self._started = False
         self._health: tuple[float, list[str]] | None = None
@@ -163,6 +167,8 @@ class Sluicegate:
                 stack.push_async_callback(hook, config=settings)
             stack.push_async_callback(self.observer.close)
             stack.push_async_callback(self.pipeline.drain)
+            for jobs in self._jobs.values():
+                stack.push_async_callback(jobs.runner.stop)
 
     def _in_use(self, hook: str) -> list[str]:
         implementing = set(self.plugins.configured(hook))
@@ -259,6 +265,10 @@ class Sluicegate:
         await region.start()
         return region
 
+    def jobs(self, region: Region) -> Jobs:
+        """Return the fine-tuning jobs of the accounts in a region."""
+        return self._jobs[region.name]
+
     async def chunks(self, call: Call) -> AsyncGenerator[Chunk]:
         """Yield the answer to a chat or completion request, as :meth:`Pipeline.chunks` does.
 
@@ -322,6 +332,7 @@ class Sluicegate:
         """
         region = await self.region(tenant.location)
         await delete(region.vault, self.plugins, region.receipts, tenant.id, OfAccount(), actor=actor)
+        await self.jobs(region).delete_all(tenant.id, actor=actor)
         await region.files.delete_all(tenant.id, actor=actor)
         await region.counters.delete(tenant.id)
         await self.actions[region.name].delete(tenant.id)
@@ -443,12 +454,34 @@ class Sluicegate:
                 left.extend(self.regions.told(region, line) for line in error.left)
             except SluicegateError as error:
                 left.append(self.regions.told(region, f"storage or keys cannot be reached ({type(error).__name__})"))
+            try:
+                await self.jobs(region).purge(self.now())
+            except PurgeIncomplete as error:
+                left.extend(self.regions.told(region, line) for line in error.left)
+            except SluicegateError as error:
+                left.append(self.regions.told(region, f"fine-tuning jobs ({type(error).__name__})"))
 
         await asyncio.gather(*map(purge_one, self.regions))
         left += await self._purge_deleted()
         if left:
             raise PurgeIncomplete(left)
         return summaries
+
+    async def fine_tune(self) -> None:
+        """Take the steps of fine-tuning jobs, in every region by itself; for the timer.
+
+        Raises:
+            ServiceError: Storage or keys of a region cannot be reached; the others are done, and the next tick tries again.
+        """
+        await self.start()
+
+        async def run(region: Region) -> None:
+            await region.start()
+            await self.jobs(region).runner.run()
+
+        for found in await asyncio.gather(*map(run, self.regions), return_exceptions=True):
+            if isinstance(found, BaseException):
+                raise found
 
     async def _purge_deleted(self) -> list[str]:
         """Purge the accounts that can no longer be restored, and return which are not gone."""
@@ -478,6 +511,22 @@ class Sluicegate:
             limits=self.deployment.limits,
             clock=self.now,
         )
+
+    def _jobs_of(self, region: Region) -> Jobs:
+        settings = self.deployment.fine_tuning
+        work = Work(
+            region.jobs,
+            region.files,
+            region.tuned_models,
+            region.receipts,
+            self.plugins,
+            self.safety,
+            judge=None,
+            longest=timedelta(hours=settings.job_hours),
+            clock=self.now,
+        )
+        runner = Runner(region.blobs, work, settings, self.now)
+        return Jobs(region.jobs, region.files, work, runner, settings, self.now)
 
     def _sink(self, url: str, origin: str) -> Sink:
         if url.startswith(WEBHOOK):

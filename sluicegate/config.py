@@ -94,7 +94,7 @@ class FineTuning(_Section):
     running_jobs: int = Field(1, ge=1, le=100)
     """Jobs of one account that train at once."""
     queued_jobs: int = Field(20, ge=0, le=1000)
-    """Jobs of one account that wait, beside those that train."""
+    """Jobs of one account that wait or are paused, beside those that train."""
     stored_jobs: int = Field(100, ge=1, le=10_000)
     """Jobs that one account may have, those that are over among them."""
     job_hours: int = Field(720, ge=1, le=8760)

@@ -39,6 +39,21 @@ OPERATIONS = {
     ("DELETE", "/openai/v1/files/file-1"): "file_delete_v1",
     ("GET", "/openai/v1/files/file-1/content"): "file_content_v1",
     ("POST", "/openai/files/file-1"): "unknown_operation",
+    ("GET", "/openai/fine_tuning/jobs"): "fine_tuning_jobs_list",
+    ("POST", "/openai/fine_tuning/jobs"): "fine_tuning_jobs_create",
+    ("GET", "/openai/fine_tuning/jobs/ftjob-1"): "fine_tuning_job_get",
+    ("DELETE", "/openai/fine_tuning/jobs/ftjob-1"): "fine_tuning_job_delete",
+    ("GET", "/openai/fine_tuning/jobs/ftjob-1/events"): "fine_tuning_job_events",
+    ("GET", "/openai/v1/fine_tuning/jobs"): "fine_tuning_jobs_list_v1",
+    ("POST", "/openai/v1/fine_tuning/jobs"): "fine_tuning_jobs_create_v1",
+    ("GET", "/openai/v1/fine_tuning/jobs/ftjob-1"): "fine_tuning_job_get_v1",
+    ("DELETE", "/openai/v1/fine_tuning/jobs/ftjob-1"): "fine_tuning_job_delete_v1",
+    ("POST", "/openai/v1/fine_tuning/jobs/ftjob-1/cancel"): "fine_tuning_job_cancel_v1",
+    ("POST", "/openai/v1/fine_tuning/jobs/ftjob-1/pause"): "fine_tuning_job_pause_v1",
+    ("POST", "/openai/v1/fine_tuning/jobs/ftjob-1/resume"): "fine_tuning_job_resume_v1",
+    ("GET", "/openai/v1/fine_tuning/jobs/ftjob-1/events"): "fine_tuning_job_events_v1",
+    ("GET", "/openai/v1/fine_tuning/jobs/ftjob-1/checkpoints"): "fine_tuning_job_checkpoints_v1",
+    ("GET", "/openai/fine_tuning/jobs/ftjob-1/checkpoints"): "fine_tuning_job_checkpoints",
     ("GET", "/subscriptions/0/providers/Microsoft.CognitiveServices/accounts"): "control_plane",
     ("PUT", "/subscriptions/0/resourceGroups/g/providers/Microsoft.CognitiveServices/accounts/a"): "control_plane",
     ("GET", "/governance/applications"): "governance_applications_list",
@@ -101,10 +116,11 @@ def test_every_function_is_among_the_operations(functions):
     assert routed == {name for name in OPERATIONS.values() if name}
 
 
-def test_the_timers_are_those_of_abuse_monitoring_and_the_purge(functions):
+def test_the_timers_are_those_of_abuse_monitoring_fine_tuning_and_the_purge(functions):
     timers = [each for each in functions if isinstance(each, TimerFunction)]
 
     assert [(timer.name, timer.schedule, timer.run_on_startup) for timer in timers] == [
         ("abuse", "0 */5 * * * *", False),
+        ("fine_tune", "*/15 * * * * *", False),
         ("purge", "0 5 * * * *", False),
     ]

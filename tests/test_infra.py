@@ -164,9 +164,9 @@ def test_settings_that_flex_consumption_refuses_are_left_out():
     assert not refused & set(app_settings())
 
 
-@pytest.mark.parametrize("timer", ["purge", "abuse"])
-def test_timers_run_as_often_as_in_the_local_sample(timer):
-    schedule = local_sample()[f"{timer.upper()}_SCHEDULE"]
+@pytest.mark.parametrize(("setting", "timer"), [("PURGE", "purge"), ("ABUSE", "abuse"), ("FINE_TUNE", "fineTune")])
+def test_timers_run_as_often_as_in_the_local_sample(setting, timer):
+    schedule = local_sample()[f"{setting}_SCHEDULE"]
 
     assert f"param {timer}Schedule string = '{schedule}'" in (INFRA / "main.bicep").read_text(encoding="utf-8")
 

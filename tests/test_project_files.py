@@ -121,6 +121,7 @@ def test_the_sample_settings_hold_no_secret_and_purge_hourly():
 
     assert values["AzureWebJobsStorage"] == "UseDevelopmentStorage=true"
     assert values["PURGE_SCHEDULE"] == "0 5 * * * *"
+    assert values["FINE_TUNE_SCHEDULE"] == "*/15 * * * * *"
     assert values["ABUSE_SCHEDULE"] == "0 */5 * * * *"
     assert values["PYTHON_ENABLE_INIT_INDEXING"] == "1"
     assert not re.search(r"Key=|[A-Za-z0-9+/=]{40}", json.dumps(values))

@@ -10,6 +10,7 @@ param keyVaultUri string
 param applicationInsightsConnectionString string
 param deploymentFile string
 param purgeSchedule string
+param fineTuneSchedule string
 param abuseSchedule string
 param requestsPerInstance int
 param alwaysReadyInstances int
@@ -86,6 +87,10 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
         {
           name: 'PURGE_SCHEDULE'
           value: purgeSchedule
+        }
+        {
+          name: 'FINE_TUNE_SCHEDULE'
+          value: fineTuneSchedule
         }
         {
           name: 'ABUSE_SCHEDULE'

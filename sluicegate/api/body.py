@@ -14,9 +14,9 @@ from pydantic_core import ErrorDetails, from_json
 
 from sluicegate.api.paths import Path, found, place, shown
 from sluicegate.errors import InvalidRequest
-from sluicegate.requests import Request
+from sluicegate.requests import Part
 
-R = TypeVar("R", bound=Request)
+R = TypeVar("R", bound=Part)
 
 
 def parse(kind: type[R], raw: bytes) -> R:
@@ -38,7 +38,7 @@ def parse(kind: type[R], raw: bytes) -> R:
     raise problem
 
 
-def _problem(kind: type[Request], raw: bytes, errors: list[ErrorDetails]) -> InvalidRequest:
+def _problem(kind: type[Part], raw: bytes, errors: list[ErrorDetails]) -> InvalidRequest:
     context = errors[0].get("ctx", {})
     if errors[0]["type"] == "json_invalid":
         return _malformed(context["error"])
@@ -77,7 +77,7 @@ class _Finding:
         return len(self.path), last if isinstance(last, int) else 0, not self.is_of_wrong_type
 
 
-def _finding(kind: type[Request], document: Any, error: ErrorDetails) -> _Finding:
+def _finding(kind: type[Part], document: Any, error: ErrorDetails) -> _Finding:
     rule, context = error["type"], error.get("ctx", {})
     where = place(kind, error["loc"])
     path = where.path

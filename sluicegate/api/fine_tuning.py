@@ -88,9 +88,7 @@ async def list_jobs(gate: Sluicegate, http: HttpRequest) -> Response:
     """List the account's jobs, the newest first: ``after`` (an id), ``limit``, ``metadata[key]``."""
 
     async def work(request: _Request) -> Response:
-        asked = {
-            found[1]: value for name, value in http.query_params.items() if (found := _METADATA.fullmatch(name))
-        }
+        asked = {found[1]: value for name, value in http.query_params.items() if (found := _METADATA.fullmatch(name))}
         jobs, has_more = await request.jobs.store.page(
             request.account, after=request.after, limit=request.limit(JOBS_A_PAGE), metadata=asked
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from sluicegate.errors import InvalidRequest, Unsupported
 from sluicegate.fine_tuning.job_operations import Asked
@@ -42,7 +42,7 @@ class Dpo(Part):
 class Reinforcement(Part):
     """Refused by its name, whatever is in it."""
 
-    model_config = {**Part.model_config, "extra": "allow"}
+    model_config = ConfigDict(extra="allow")
 
 
 class MethodChoice(Part):
@@ -55,7 +55,7 @@ class MethodChoice(Part):
 class Integration(Part):
     """Refused by its name, whatever is in it."""
 
-    model_config = {**Part.model_config, "extra": "allow"}
+    model_config = ConfigDict(extra="allow")
 
 
 class CreateJob(Part):
@@ -97,7 +97,9 @@ class CreateJob(Part):
                 param="metadata",
             )
         if self.method and (self.method.type == "reinforcement" or self.method.reinforcement):
-            raise Unsupported("Reinforcement fine-tuning is not supported: use 'supervised' or 'dpo'.", param="method.type")
+            raise Unsupported(
+                "Reinforcement fine-tuning is not supported: use 'supervised' or 'dpo'.", param="method.type"
+            )
         method: Literal["supervised", "dpo"] = "dpo" if self.method and self.method.type == "dpo" else "supervised"
         return Asked(
             self.model,
@@ -115,7 +117,9 @@ class CreateJob(Part):
         other = getattr(self.method, "supervised" if method == "dpo" else "dpo", None) if self.method else None
         if other is not None:
             raise InvalidRequest(
-                "Only the settings of the method that 'method.type' names can be given.", param="method", code="invalid_value"
+                "Only the settings of the method that 'method.type' names can be given.",
+                param="method",
+                code="invalid_value",
             )
         given = [each for each in (chosen and chosen.hyperparameters, self.hyperparameters) if each is not None]
         if len(given) > 1:

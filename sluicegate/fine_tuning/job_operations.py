@@ -151,7 +151,6 @@ class Jobs:
         Raises:
             NotFound: The account has none of that id.
             Conflict: It is not paused.
-            QuotaExceeded: The account has as many jobs that wait as it may.
         """
 
         def resumed(job: Job) -> Job:
@@ -159,10 +158,6 @@ class Jobs:
                 raise _wrong_state(job, "resumed")
             return job.resumed(self._clock())
 
-        job = await self.get(account, id)
-        if job.status == "paused":
-            await self.store.rejoin_queue(job)
-            await self._check_room(account, stored=False)
         return await self._changed(account, id, resumed)
 
     async def delete(self, account: str, id: str, *, actor: str) -> Receipt:
@@ -188,7 +183,6 @@ class Jobs:
             job = await self.store.change(await self.get(account, id), update)
         except NoSuchJob:
             raise no_such_job() from None
-        await self.store.rejoin_queue(job)
         self.runner.wake()
         return job
 
@@ -219,15 +213,17 @@ class Jobs:
                 f"Invalid '{param}': its purpose is not '{PURPOSE}'.", code="invalid_value", param=param
             )
 
-    async def _check_room(self, account: str, *, stored: bool = True) -> None:
+    async def _check_room(self, account: str) -> None:
         """Refuse a job too many, those counted that have joined the queue."""
         queued = {job.id: job for job in await self.store.queued(account)}
         ids = [id for _, id in await self.store.in_queue(account)]
         over = sum(job.has_ended for job in queued.values())
         most = self._settings.running_jobs + self._settings.queued_jobs
         if len(ids) - over > most:
-            raise QuotaExceeded(f"This resource may have {most} jobs that run or wait: let one end, or cancel it.")
-        if stored and len({*ids, *await self.store.ids(account)}) > self._settings.stored_jobs:
+            raise QuotaExceeded(
+                f"This resource may have {most} jobs that run, wait or are paused: let one end, or cancel it."
+            )
+        if len({*ids, *await self.store.ids(account)}) > self._settings.stored_jobs:
             raise QuotaExceeded(f"This resource may have {self._settings.stored_jobs} jobs: delete some first.")
 
     # --- for the timers, and when an account goes --------------------------------------------------------------------

@@ -3,13 +3,13 @@
 ::
 
     container    fine-tuning-jobs      {account}/{job}             the job, a document
-    container    fine-tuning-queue     {account}/{job}             there while something is to be done for the job; empty
+    container    fine-tuning-queue     {account}/{job}             there until nothing is to be done for the job any more; empty
     container    fine-tuning-events    {account}/{job}/{page}      earlier events, a list; never changed
     large files  job-metadata          {account}/…/{job}           what its owner attached, sealed like the names of files
     large files  {job}                 {account}/…                 its own files, see :mod:`sluicegate.fine_tuning.job_files`
 
-A job is there exactly while its document is. It joins the queue before that and leaves it after its last stage, so nothing
-that is to be done is forgotten; what never came to be a job is taken out of the queue by the purge timer.
+A job is there exactly while its document is. It joins the queue before that and leaves it when it is over and cleaned up, so
+nothing that is to be done is forgotten; what never came to be a job is taken out of the queue by the purge timer.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class JobStore:
         return found, False
 
     async def queued(self, account: str = "") -> list[Job]:
-        """Return the jobs that something is to be done for, of an account or of all."""
+        """Return the jobs in the queue, of an account or of all."""
         documents = await self._jobs.all(await self._queue.names(account and f"{account}/"))
         return [Job.read(document.content) for document in documents]
 
@@ -183,11 +183,6 @@ class JobStore:
     async def leave_queue(self, account: str, id: str) -> None:
         """Have a job leave the queue, for nothing is to be done for it any more."""
         await self._queue.delete(f"{account}/{id}")
-
-    async def rejoin_queue(self, job: Job) -> None:
-        """Have a job that left the queue join it again."""
-        with suppress(BlobExists):
-            await self.reserve(job)
 
     # --- deletion ----------------------------------------------------------------------------------------------------
 

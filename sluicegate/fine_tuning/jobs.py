@@ -182,9 +182,9 @@ class Job:
         event = {"number": self.said, "at": int(now.timestamp()), "level": level, "message": message, "data": data}
         return replace(self, events=(*self.events, event), said=self.said + 1)
 
-    def begun(self, attempt: str, now: datetime) -> Job:
+    def begun(self, attempt: str, at: float) -> Job:
         """Return the job with an attempt at its next step."""
-        return replace(self, attempt=attempt, attempts=self.attempts + 1, served_at=now.timestamp())
+        return replace(self, attempt=attempt, attempts=self.attempts + 1, served_at=at)
 
     def later(self, seconds: float, now: datetime, why: str | None = None) -> Job:
         """Return the job as it waits.

@@ -179,11 +179,13 @@ class Runner:
             await self._work.store.leave_queue(job.account, job.id)
             return
         attempt = secrets.token_hex(8)
+        # Later than any other, so that turns are in order however coarse the clock is.
+        at = max(self._clock().timestamp(), max(self._served.values(), default=0.0) + 1e-6)
 
         def begin(found: Job) -> Job:
             if (found.stage, found.attempt, found.attempts) != (job.stage, job.attempt, job.attempts):
                 raise _Superseded
-            return (found.started(self._clock()) if found.stage == "train" else found).begun(attempt, self._clock())
+            return (found.started(self._clock()) if found.stage == "train" else found).begun(attempt, at)
 
         with suppress(_Superseded, NoSuchJob):
             begun = await self._work.store.change(job, begin)

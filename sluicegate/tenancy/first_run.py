@@ -31,6 +31,7 @@ def use_embedded_settings(environment: MutableMapping[str, str], data: Path) -> 
         "SLUICEGATE_KEYS": f"folder:{data.resolve() / 'keys'}",
         "SLUICEGATE_REGION": "local",
         "PURGE_SCHEDULE": "0 5 * * * *",
+        "FINE_TUNE_SCHEDULE": "*/15 * * * * *",
         "ABUSE_SCHEDULE": "0 */5 * * * *",
         "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": str(MAX_REQUEST_BYTES),
     }

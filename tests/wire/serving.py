@@ -30,7 +30,7 @@ def environment(deployment: str | Path | None = None, **settings: str) -> dict[s
     Args:
         deployment: A deployment file, or the name of one in ``deployments/``; the product's own unless given.
     """
-    ours = re.compile(r"SLUICEGATE_(?!MODELS$)|(PURGE|ABUSE)_SCHEDULE$")
+    ours = re.compile(r"SLUICEGATE_(?!MODELS$)|(PURGE|ABUSE|FINE_TUNE)_SCHEDULE$")
     inherited = {name: value for name, value in os.environ.items() if not ours.match(name)}
     if deployment is not None:
         path = HERE / "deployments" / f"{deployment}.toml" if isinstance(deployment, str) else deployment

@@ -47,6 +47,7 @@ def settings(data, cues) -> dict[str, str]:
         "SLUICEGATE_KEYS": f"folder:{data / 'keys'}",
         "SLUICEGATE_REGION": "local",
         "PURGE_SCHEDULE": "0 0 0 1 1 *",
+        "FINE_TUNE_SCHEDULE": "0 0 0 1 1 *",
         "ABUSE_SCHEDULE": "0 0 0 1 1 *",
         "PYTHONPATH": str(SITE),
         "REHEARSAL_CUES": str(cues.path),

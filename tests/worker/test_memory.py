@@ -20,6 +20,7 @@ def test_the_worker_does_not_remember_every_request_it_served(worker, tmp_path):
             "SLUICEGATE_REGION": "local",
             "SLUICEGATE_CONFIG": "tests/wire/deployments/full.toml",
             "PURGE_SCHEDULE": "0 0 0 1 1 *",
+            "FINE_TUNE_SCHEDULE": "0 0 0 1 1 *",
             "ABUSE_SCHEDULE": "0 0 0 1 1 *",
             "PYTHONPATH": str(ROOT / "tests" / "wire" / "site"),
         },
