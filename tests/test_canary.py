@@ -234,7 +234,12 @@ def everything(run: Run) -> dict[str, Any]:
         "tools": [{"type": "function", "function": function}],
         "stop": [canary("a stop")],
         "safety_identifier": canary("a safety identifier"),
-        "user_security_context": {"end_user_id": canary("an end user"), "application_name": canary("an application")},
+        "user_security_context": {
+            "end_user_id": canary("an end user"),
+            "application_name": canary("an application"),
+            "end_user_tenant_id": canary("a tenant"),
+            "source_ip": canary("an address"),
+        },
     }
 
 
@@ -243,6 +248,8 @@ def test_the_run_was_not_in_vain(run):
 
     assert len(run.canaries) > 30
     assert "INFO" in statuses
+    assert "signals {" in statuses
+    assert [path for path in (run.server.data / "storage" / "signals").rglob("*") if path.is_file()]
 
 
 async def test_what_was_kept_holds_them(run):
@@ -255,7 +262,9 @@ async def test_what_was_kept_holds_them(run):
 async def test_what_was_kept_does_not_name_the_end_user(run):
     kept = json.dumps(await records(run.server.data))
 
-    assert not {"a user", "a safety identifier", "an end user", "an application"} & set(run.found(kept.encode()))
+    assert not {"a user", "a safety identifier", "an end user", "an application", "a tenant", "an address"} & set(
+        run.found(kept.encode())
+    )
 
 
 def test_no_log_quotes_anything(run):

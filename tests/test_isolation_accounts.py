@@ -245,6 +245,7 @@ async def answered(folder, monkeypatch, kind, method, *, foreign):
     }
     id = ids.get(kind, ("theirs", "nobody"))[not foreign]
     who, path, query, methods = KINDS[kind]
+    await gate.observer.flush()
     calls = Calls(gate.regions.home.blobs, monkeypatch)
 
     response = await getattr(mine, who).request(
