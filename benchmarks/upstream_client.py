@@ -221,7 +221,7 @@ def plugin(root: str, stack: AsyncExitStack) -> Ask:
         settings = config[mode == "paced"]
         if mode == "embed":
             return len((await openai_upstream.embed(embedding, model, settings)).vectors)
-        answer: Any = openai_upstream.inference(chat[mode != "whole"], model, settings)
+        answer: Any = openai_upstream.inference(chat[mode != "whole"], model, None, settings)
         async with aclosing(answer) as chunks:
             return sum([len(chunk.text) async for chunk in chunks])
 

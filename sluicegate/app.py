@@ -31,9 +31,11 @@ from sluicegate.errors import (
     Unauthorized,
 )
 from sluicegate.fine_tuning.job_operations import Jobs
+from sluicegate.fine_tuning.model_catalogue import ModelCatalogue
 from sluicegate.fine_tuning.runner import Runner
 from sluicegate.fine_tuning.safety import SafetyEvaluation
 from sluicegate.fine_tuning.stages import Work
+from sluicegate.fine_tuning.tuned_models import TunedModels
 from sluicegate.monitoring.actions import Actions
 from sluicegate.monitoring.applications import Applications
 from sluicegate.monitoring.notices import Notices
@@ -95,6 +97,7 @@ class Sluicegate:
         ]
         self.regions = Regions([self._region(self.deployment.region, blobs, keys), *further])
         self.deployments = Deployments(blobs)
+        self.models = ModelCatalogue(self.plugins, self._tuned_models)
         self.app_policies = read_app_policies(self.deployment)
         self.policies = Policies(
             lambda location: self.regions.of(location).blobs, self.accounts, self.deployments, self.app_policies
@@ -216,14 +219,14 @@ class Sluicegate:
         """
         account = await self.accounts.get(principal.account)
         found = await self.deployments.get(account.name, deployment) if account else None
-        served = self.plugins.models().get(found.model) if found else None
+        served = await self.models.get(account.name, account.location, found.model) if account and found else None
         if account is None or found is None or served is None:
             raise NotFound(
                 "The API deployment for this resource does not exist. If you created the deployment within the last "
                 "5 minutes, please wait a moment and try again.",
                 code="DeploymentNotFound",
             )
-        model, plugin = served
+        model, tuned = served.model, served.tuned
         if request.operation not in model.operations:
             raise InvalidRequest(
                 f"The {request.operation} operation does not work with the model {model.id!r} of this deployment. "
@@ -236,7 +239,20 @@ class Sluicegate:
         throttles = self._admit(account, request)
         standing = await self.limits.admit(account.name, found, request, throttles)
         policy = await self.policies.resolve(account, found.policy)
-        return Call(call_id, principal, account, deployment, model, plugin, request, policy, standing)
+        weights = None if tuned is None else region.tuned_models.weights(tuned)
+        return Call(
+            call_id,
+            principal,
+            account,
+            deployment,
+            model,
+            served.plugin,
+            request,
+            policy,
+            standing,
+            tuned,
+            weights,
+        )
 
     def _admit(self, account: Account, request: Request) -> list[Penalty]:
         """Return the throttles that a request goes by; ``AccessBlocked`` when it is shut out."""
@@ -268,6 +284,9 @@ class Sluicegate:
     def jobs(self, region: Region) -> Jobs:
         """Return the fine-tuning jobs of the accounts in a region."""
         return self._jobs[region.name]
+
+    async def _tuned_models(self, location: str) -> TunedModels:
+        return (await self.region(location)).tuned_models
 
     async def chunks(self, call: Call) -> AsyncGenerator[Chunk]:
         """Yield the answer to a chat or completion request, as :meth:`Pipeline.chunks` does.

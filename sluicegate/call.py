@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from sluicegate.accounts import Account
+from sluicegate.fine_tuning.tuned_models import TunedModel
 from sluicegate.policies import DEFAULT_V2, Policy
 from sluicegate.requests import Request
 from sluicegate.streams import join
 from sluicegate.tenancy.rates import Standing
+from sluicegate.training import Weights
 from sluicegate.types import (
     Answer,
     Chunk,
@@ -35,6 +37,7 @@ class Call:
         id: Opaque; becomes the exchange's id and ``x-request-id``.
         request: Changes as pre-filters pass it on.
         plugin: The plugin that serves ``model``.
+        tuned: The account's fine-tuned model that is to answer, of which ``model`` is the base; and its weights.
         standing: How the deployment's limits stand; None where it has none.
         policy: The content-filter policy of the deployment.
     """
@@ -48,10 +51,17 @@ class Call:
     request: Request
     policy: Policy = DEFAULT_V2
     standing: Standing | None = None
+    tuned: TunedModel | None = None
+    weights: Weights | None = None
     started: datetime = field(default_factory=utc_now)
     outcome: Outcome = Outcome.FAILED
     usage: Usage | None = None
     record: Record = field(default_factory=lambda: Record())
+
+    @property
+    def model_name(self) -> str:
+        """What the answer says has answered."""
+        return self.model.id if self.tuned is None else self.tuned.id
 
     def exchange(self) -> Exchange:
         """Return what may be retained of this call, as of now."""
@@ -59,7 +69,7 @@ class Call:
             id=self.id,
             account=self.account.name,
             deployment=self.deployment,
-            model=self.model.id,
+            model=self.model_name,
             operation=self.request.operation,
             user=self.account.user_hash(self.request.end_user),
             started=self.started,

@@ -10,6 +10,7 @@ from sluicegate.app import Sluicegate
 from sluicegate.audit.publishing import WEBHOOK
 from sluicegate.config import Step
 from sluicegate.errors import SluicegateError, StartupError
+from sluicegate.fine_tuning.tuned_models import base_of
 from sluicegate.policies import Policy, Source
 from sluicegate.retention.weaknesses import name_of
 from sluicegate.storage.day_layout import CEILING_DAYS
@@ -87,7 +88,7 @@ async def _of_account(gate: Sluicegate, name: str) -> AsyncIterator[str]:
 
 
 async def _of_deployment(gate: Sluicegate, account: Account, deployment: Deployment) -> list[str]:
-    served = gate.plugins.models().get(deployment.model)
+    served = gate.plugins.models().get(base_of(deployment.model))
     provider = f"served by {served[1]}, its provider keeps: {served[0].retention}" if served else "not served here"
     limit = "no limit" if deployment.capacity is None else f"{1000 * deployment.capacity:,} tokens a minute"
     try:

@@ -23,7 +23,7 @@ from sluicegate.policies import Policy
 from sluicegate.requests import EmbeddingRequest, GenerationRequest, Request
 from sluicegate.services import BlobStore, KeyService
 from sluicegate.store import Store
-from sluicegate.training import TrainingFiles, TrainingJob, TrainingStep
+from sluicegate.training import TrainingFiles, TrainingJob, TrainingStep, Weights
 from sluicegate.types import (
     Chunk,
     Classification,
@@ -273,7 +273,9 @@ class Hooks(Protocol):
         raise NotImplementedError
 
     @hookspec
-    async def inference(self, request: GenerationRequest, model: Model, config: Any) -> AsyncIterator[Chunk]:
+    async def inference(
+        self, request: GenerationRequest, model: Model, weights: Weights | None, config: Any
+    ) -> AsyncIterator[Chunk]:
         """Yield the model's answer as it is produced; a non-streamed answer is this stream, collected.
 
         ``request`` is a ``ChatRequest`` or a ``CompletionRequest``. Choices are told apart by ``Chunk.index``: ``n`` of
@@ -281,6 +283,11 @@ class Hooks(Protocol):
         ``Chunk.usage`` is cumulative and may come at any time, best with every chunk, so that an answer that is cut is still counted.
         The generator is closed when the caller goes away or a filter ends the answer: stop the model then. Features that
         ``Model.features`` does not name have been refused before.
+
+        Args:
+            weights: Of the account's own model that is to answer, which ``fine_tune`` of this plugin has made of ``model``; None is
+                ``model`` itself. What is kept of them in memory must be used for no other weights, and go within 60 seconds
+                of ``weights.exist`` saying no. A plugin that does not train leaves the parameter out.
 
         Raises:
             InvalidRequest: For example code ``context_length_exceeded``.

@@ -159,7 +159,7 @@ class Pipeline:
         # Closing an async generator does not close the one it reads from, so the stack closes every stage, last first.
         async with AsyncExitStack() as stack:
             hook, config = self._plugins[call.plugin].inference, self._plugins.config_of(call.plugin)
-            answer = hook(request=request, model=call.model, config=config)
+            answer = hook(request=request, model=call.model, weights=call.weights, config=config)
             await _close_with(stack, answer)
             source = _Source(answer, call, request.choices)
             await _close_with(stack, stream := source.chunks())

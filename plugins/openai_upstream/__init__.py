@@ -18,7 +18,7 @@ from datetime import datetime
 
 from sluicegate import Chunk, EmbeddingRequest, Embeddings, Model, PluginConfig, hookimpl
 from sluicegate.requests import GenerationRequest
-from sluicegate.training import TrainingFiles, TrainingJob, TrainingStep
+from sluicegate.training import TrainingFiles, TrainingJob, TrainingStep, Weights
 
 from .config import Config
 
@@ -36,11 +36,16 @@ def register_models(config: Config) -> Iterable[Model]:
 
 
 @hookimpl
-async def inference(request: GenerationRequest, model: Model, config: Config) -> AsyncIterator[Chunk]:
+async def inference(
+    request: GenerationRequest, model: Model, weights: Weights | None, config: Config
+) -> AsyncIterator[Chunk]:
     from . import generation
 
+    served, connection = config.route(model.id)
+    if weights is not None:
+        served = served.model_copy(update={"name": (await config.tuned_names.get(weights)).name})
     answer = generation.streamed if request.stream else generation.whole
-    async with aclosing(answer(request, *config.route(model.id))) as chunks:
+    async with aclosing(answer(request, served, connection)) as chunks:
         async for chunk in chunks:
             yield chunk
 

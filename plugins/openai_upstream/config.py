@@ -31,6 +31,7 @@ from sluicegate.requests import FEATURES
 if TYPE_CHECKING:
     from .connection import Connection
     from .remote_training import RemoteTraining
+    from .tuned import TunedNames
 
 Operation: TypeAlias = Literal["chat.completions", "completions", "embeddings"]
 Seconds: TypeAlias = Annotated[float, Field(gt=0)]
@@ -225,6 +226,7 @@ class Config(PluginConfig):
 
     _routes: dict[str, tuple[int, UpstreamModel]] = PrivateAttr(default_factory=dict)
     _connections: dict[int, Connection] = PrivateAttr(default_factory=dict)
+    _tuned_names: TunedNames | None = PrivateAttr(default=None)
 
     def model_post_init(self, _context: Any, /) -> None:
         self._routes.update(
@@ -261,6 +263,15 @@ class Config(PluginConfig):
 
             self._connections[place] = Connection(self.upstreams[place])
         return model, self._connections[place]
+
+    @property
+    def tuned_names(self) -> TunedNames:
+        """What fine-tuned models are called at their upstreams."""
+        from .tuned import TunedNames
+
+        if self._tuned_names is None:
+            self._tuned_names = TunedNames()
+        return self._tuned_names
 
     def trainer(self, model_id: str) -> tuple[UpstreamModel, RemoteTraining]:
         """Return the model and the training at its upstream."""

@@ -39,6 +39,8 @@ from .tuned import Tuned, read_tuned
 
 POLL = timedelta(seconds=30)
 """How often to look at a job that goes on at its upstream."""
+EARLIER = 2
+"""How many checkpoints are taken over beside the model itself, the latest ones: as many as can be deployed here."""
 MARGIN_S = 2.0
 """How long before its deadline a step gives up."""
 _HARM = "(?:hate_fairness|self_harm|sexual|violence)"
@@ -227,12 +229,14 @@ async def _collect(job: TrainingJob, files: TrainingFiles, at_work: RemoteJob, r
         await files.write(weights, _note(Tuned.of(job, name, remote.upstream, step)))
         earlier.append(Checkpoint(measured or Metrics(step, None, None), weights, elsewhere=name))
     of_final = of_final or Metrics(last, None, None)
+    earlier.sort(key=lambda checkpoint: checkpoint.metrics.step)
+    spare = [checkpoint.elsewhere for checkpoint in earlier[:-EARLIER]]
     return TrainingStep(
-        {**job.state, "model": at_work.fine_tuned_model, "metrics": asdict(of_final)},
+        {**job.state, "model": at_work.fine_tuned_model, "spare": spare, "metrics": asdict(of_final)},
         False,
         _used(job, at_work),
         tuple(row for step, row in sorted(rows.items()) if step > job.state["step"]),
-        tuple(sorted(earlier, key=lambda checkpoint: checkpoint.metrics.step)),
+        tuple(earlier[-EARLIER:]),
         trained_tokens=at_work.trained_tokens or 0,
         messages=("The upstream's job has succeeded.",),
     )
@@ -248,8 +252,10 @@ async def _results(at_work: RemoteJob, remote: RemoteTraining) -> dict[int, Metr
 
 
 async def _finish(job: TrainingJob, files: TrainingFiles, at_work: RemoteJob, remote: RemoteTraining) -> TrainingStep:
-    """Delete the upstream's copies of the files, and hand the model over."""
+    """Delete the upstream's copies of the files, and the models that nobody takes over, and hand the model over."""
     messages = []
+    for name in job.state["spare"]:
+        await remote.delete_model(name)
     for id in _files_of(job, at_work):
         try:
             await remote.delete_file(id)
@@ -304,7 +310,7 @@ async def _models_left(job: TrainingJob, id: str, remote: RemoteTraining) -> lis
     if job.state.get("finished"):
         return []
     if "model" in job.state:
-        return [job.state["model"]]
+        return [*job.state["spare"], job.state["model"]]
     at_work = await remote.job(id)
     checkpoints = [found.fine_tuned_model_checkpoint for found in await remote.checkpoints(id)] if at_work else []
     last = at_work.fine_tuned_model if at_work else None

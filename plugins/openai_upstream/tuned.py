@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pydantic import TypeAdapter
@@ -9,6 +11,8 @@ from pydantic import TypeAdapter
 from sluicegate.training import TrainingJob, Weights
 
 from .config import Upstream
+
+KEPT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,28 @@ class Tuned:
     def name(self) -> str:
         """What a request to the upstream calls it."""
         return self.deployment or self.model
+
+
+class TunedNames:
+    """What lately used models are called, so that a request needs no file. A model that is deleted is forgotten after ``KEPT_S``.
+
+    Args:
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._known: dict[str, tuple[float, Tuned]] = {}
+
+    async def get(self, weights: Weights) -> Tuned:
+        """Return the note that a job has left as weights; raises as ``Weights.read`` does."""
+        now = self._clock()
+        read_at, tuned = self._known.get(weights.id, (0.0, None))
+        if tuned is None or now - read_at >= KEPT_S:
+            self._known = {id: entry for id, entry in self._known.items() if now - entry[0] < KEPT_S}
+            tuned = await read_tuned(weights)
+            self._known[weights.id] = (now, tuned)
+        return tuned
 
 
 _TUNED = TypeAdapter(Tuned)

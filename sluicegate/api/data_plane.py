@@ -83,7 +83,7 @@ async def generate(gate: Sluicegate, http: HttpRequest, kind: type[Request], ren
         envelope = Envelope(
             id=f"{'chatcmpl' if kind is ChatRequest else 'cmpl'}-{call.id}",
             created=int(call.started.timestamp()),
-            model=call.model.id,
+            model=call.model_name,
             annotations=incoming.version.annotations,
         )
         answer = Resumed(first, chunks)
@@ -101,7 +101,7 @@ async def embed(gate: Sluicegate, http: HttpRequest) -> Response:
         request = await incoming.parse(EmbeddingRequest)
         call = await incoming.call(gate, request)
         vectors = await gate.embeddings(call)
-        return Response(embeddings.render(vectors, request, call.model.id), media_type="application/json")
+        return Response(embeddings.render(vectors, request, call.model_name), media_type="application/json")
 
     return await handled(gate, http, "embeddings", work)
 

@@ -120,6 +120,11 @@ class StoredWeights:
         return await self._store.has(self._file)
 
 
+def base_of(name: str) -> str:
+    """Return the base in the id of a fine-tuned model, or the name itself."""
+    return name.rpartition(".ft-")[0] or name
+
+
 def _is_name(id: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,180}[A-Za-z0-9_-]", id) is not None
 

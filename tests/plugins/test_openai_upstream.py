@@ -232,7 +232,7 @@ def embedding(*inputs: str, **fields) -> EmbeddingRequest:
 async def chunks(config: Config, request, got: list[Chunk] | None = None) -> list[Chunk]:
     """Return the answer; ``got`` holds what came of it if it fails. The limit only keeps a broken test from hanging."""
     got = [] if got is None else got
-    async with asyncio.timeout(20), aclosing(openai_upstream.inference(request, MODEL, config)) as answer:
+    async with asyncio.timeout(20), aclosing(openai_upstream.inference(request, MODEL, None, config)) as answer:
         async for chunk in answer:
             got.append(chunk)
     return got
@@ -472,7 +472,7 @@ async def test_a_chunk_is_passed_on_before_the_next_one_is_there(upstream, confi
 
     upstream.answers(stream(frame(said("first")), then=wait))
 
-    async with aclosing(openai_upstream.inference(chat(stream=True), MODEL, configured())) as answer:
+    async with aclosing(openai_upstream.inference(chat(stream=True), MODEL, None, configured())) as answer:
         first = await anext(answer)
         more.set()
 
@@ -998,7 +998,7 @@ async def test_a_redirect_is_not_followed(upstream, configured):
 async def test_a_generator_that_is_closed_hangs_up(upstream, configured):
     upstream.answers(stream(frame(said("Hello")), then=for_ever))
 
-    async with aclosing(openai_upstream.inference(chat(stream=True), MODEL, configured())) as answer:
+    async with aclosing(openai_upstream.inference(chat(stream=True), MODEL, None, configured())) as answer:
         await anext(answer)
         assert not upstream.left.is_set()
 
@@ -1048,7 +1048,7 @@ async def test_a_connection_is_used_again_though_the_stream_s_end_comes_late(ups
     upstream.answers(stream(*WHOLE_STREAM, then=wait))
     config = configured()
 
-    async with aclosing(openai_upstream.inference(chat(stream=True), MODEL, config)) as got:
+    async with aclosing(openai_upstream.inference(chat(stream=True), MODEL, None, config)) as got:
         async for chunk in got:
             if chunk.finish_reason:
                 finished.set()
@@ -1072,7 +1072,7 @@ async def test_a_stream_that_waits_does_not_hold_up_another(upstream, configured
     upstream.answers(stream(frame(said("slow")), then=for_ever), stream(*WHOLE_STREAM))
     config = configured()
 
-    async with aclosing(openai_upstream.inference(chat(stream=True), MODEL, config)) as slow:
+    async with aclosing(openai_upstream.inference(chat(stream=True), MODEL, None, config)) as slow:
         await anext(slow)
         got = await chunks(config, chat(stream=True))
 

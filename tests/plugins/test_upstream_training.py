@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from plugins import openai_upstream
 from plugins.openai_upstream import Config, remote_metrics
 from plugins.openai_upstream.training import MARGIN_S
-from sluicegate import ModelUnavailable, TrainingFailed
+from plugins.openai_upstream.tuned import KEPT_S, TunedNames
+from sluicegate import ChatRequest, ModelUnavailable, TrainingFailed
 from sluicegate.errors import ApiError, Conflict, NotFound
 from sluicegate.training import Hyperparameters, Metrics, TrainingJob, TrainingStep
 from sluicegate.types import Model, utc_now
@@ -233,6 +234,27 @@ async def test_a_job_waits_until_the_upstream_has_checked_its_files(upstream, cu
         file["status"] = "processed"
     await somebody.until_it_runs()
     assert len(upstream.created) == 1
+
+
+async def test_checkpoints_that_are_too_many_are_deleted_at_the_upstream(upstream, customer):
+    somebody = customer()
+    await somebody.until_it_runs()
+    upstream.succeed()
+    for step in (1, 3):
+        fields = {
+            "id": f"ftckpt-{step}",
+            "fine_tuned_model_checkpoint": f"ft:{step}",
+            "step_number": step,
+            "metrics": {},
+        }
+        upstream.checkpoints[upstream.job["id"]].append(fields)
+        upstream.models.add(f"ft:{step}")
+
+    await somebody.to_the_end(upstream)
+
+    model = "ft:gpt-2025:org::abc"
+    assert [weights["model"] for weights in somebody.weights] == [f"{model}:ckpt-step-2", "ft:3", model]
+    assert upstream.models == {f"{model}:ckpt-step-2", "ft:3", model}
 
 
 # --- numbers while it runs -------------------------------------------------------------------------------------------
@@ -586,3 +608,35 @@ async def test_a_model_that_is_still_there_is_not_reported_as_gone(upstream, cus
 
     with pytest.raises(error):
         await openai_upstream.forget_model("ft:gpt-2025:org::abc", MODEL, somebody.config)
+
+
+# --- use -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("surface", "name"), [("azure", JOB_ID), ("openai", "ft:gpt-2025:org::abc")])
+async def test_a_fine_tuned_model_is_asked_for_by_its_name_or_deployment(upstream, customer, surface, name):
+    somebody = customer(surface)
+    await somebody.to_the_end(upstream)
+    asked = {"model": "mine", "messages": [{"role": "user", "content": "hello"}]}
+    request = ChatRequest.model_validate_json(json.dumps(asked))
+
+    for weights in (Kept("w1", somebody.files.written["model"]), None):
+        with pytest.raises(ModelUnavailable):
+            await anext(openai_upstream.inference(request, MODEL, weights, somebody.config))
+
+    assert [body["model"] for body in upstream.asked] == [name, "gpt"]
+
+
+async def test_a_models_name_is_read_once_in_a_while_and_forgotten_with_the_model():
+    now = [0.0]
+    names = TunedNames(lambda: now[0])
+    weights = Kept("w1", b'{"model": "ft:a", "deployment": null}')
+    other = Kept("w2", b'{"model": "ft:b", "deployment": "ftjob-b"}')
+
+    assert [(await names.get(each)).name for each in (weights, other)] == ["ft:a", "ftjob-b"]
+    weights.content = None
+    now[0] = KEPT_S - 1
+    assert (await names.get(weights)).name == "ft:a"
+    now[0] = KEPT_S
+    with pytest.raises(NotFound):
+        await names.get(weights)

@@ -43,6 +43,7 @@ class TrainingUpstream:
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     checkpoints: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     models: set[str] = field(default_factory=set)
+    asked: list[dict[str, Any]] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     queries: list[dict[str, str]] = field(default_factory=list)
     fault: Callable[[int, str], bool] = lambda _number, _what: False
@@ -145,6 +146,8 @@ class TrainingUpstream:
             case ["DELETE", "models", name] if name in self.models:
                 self.models.remove(name)
                 return web.json_response({"id": name, "object": "model", "deleted": True})
+            case ["POST", "chat", "completions"]:
+                self.asked.append(await request.json())
         return _error(404, "notFound")
 
     def _add_file(self, name: str, purpose: str, content: bytes) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from sluicegate.api.arm.incoming import PAGE, PROVIDER, Body, Incoming, shown_etag, validated
 from sluicegate.app import check_retention
 from sluicegate.errors import InvalidRequest
+from sluicegate.fine_tuning.tuned_models import base_of
 from sluicegate.storage.documents import Document
 from sluicegate.tenancy.deployments import NAME, Deployment
 from sluicegate.tenancy.tenants import Tenant
@@ -151,7 +152,7 @@ def shown(incoming: Incoming, tenant: Tenant, found: Document) -> dict[str, Any]
 
 
 def _capabilities(incoming: Incoming, model: str) -> dict[str, str]:
-    served = incoming.gate.plugins.models().get(model)
+    served = incoming.gate.plugins.models().get(base_of(model))
     names = {"chat.completions": "chatCompletion", "completions": "completion", "embeddings": "embeddings"}
     return {names[operation]: "true" for operation in sorted(served[0].operations)} if served else {}
 
@@ -163,13 +164,7 @@ async def _write(incoming: Incoming, tenant: Tenant, body: DeploymentBody, found
             "The deployment name is invalid: use 1 to 64 letters, digits and _.-, a letter or digit first, and no dot at the end.",
             code="InvalidResourceName",
         )
-    if model.name not in incoming.gate.plugins.models():
-        raise InvalidRequest(
-            "The model of the account deployment is not supported: list the account's models to see which are.",
-            code="DeploymentModelNotSupported",
-            param="properties.model.name",
-        )
-    check_retention(incoming.gate.plugins.models()[model.name][0], tenant.has_content_logging)
+    await _check_model(incoming, tenant, model.name)
     if body.properties.rai_policy_name is not None:
         await incoming.gate.check_policy(tenant.id, body.properties.rai_policy_name)
     now = incoming.gate.now().isoformat()
@@ -191,6 +186,27 @@ async def _write(incoming: Incoming, tenant: Tenant, body: DeploymentBody, found
     return await incoming.gate.deployments.put(
         tenant.id, deployment, content, etag=None if found is None else found.etag
     )
+
+
+async def _check_model(incoming: Incoming, tenant: Tenant, name: str) -> None:
+    """Refuse a model that the account does not have, or may not deploy."""
+    known = await incoming.gate.models.read(tenant.id, tenant.location, name)
+    if known is None:
+        raise InvalidRequest(
+            "The model of the account deployment is not supported: list the account's models to see which are.",
+            code="DeploymentModelNotSupported",
+            param="properties.model.name",
+        )
+    if known.tuned is not None and not known.tuned.deployable:
+        why = (
+            "has not passed its safety evaluation" if known.tuned.deployable is False else "has not been evaluated yet"
+        )
+        raise InvalidRequest(
+            f"The fine-tuned model cannot be deployed: it {why}.",
+            code="DeploymentModelNotSupported",
+            param="properties.model.name",
+        )
+    check_retention(known.model, tenant.has_content_logging)
 
 
 def _read(document: Mapping[str, Any]) -> DeploymentBody:

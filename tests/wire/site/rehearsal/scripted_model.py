@@ -10,7 +10,7 @@ is the prompt. When the answer of a script with a name has ended, however it did
     {"cue": "name"}                             wait until the test gives this cue
     {"raise": "TooManyRequests", "message", "retry_after_s", "once": "name"}
 
-A choice that the script does not finish ends with ``stop``. Any other prompt is repeated: "You said: …". A word is a token;
+Weights are the beginning of what is repeated. A choice that the script does not finish ends with ``stop``. Any other prompt is repeated: "You said: …". A word is a token;
 token ids are UTF-8 bytes. A vector depends on its text only.
 """
 
@@ -83,10 +83,11 @@ def detokenize(tokens):
 
 
 @hookimpl
-async def inference(request, config):
+async def inference(request, weights, config):
+    learnt = "" if weights is None else b"".join([piece async for piece in weights.read()]).decode()
     prompts = _prompts(request)
     script = _script(prompts[0])
-    lines = [{"index": index, "text": _reply(request, index)} for index in range(request.choices)]
+    lines = [{"index": index, "text": learnt + _reply(request, index)} for index in range(request.choices)]
     unfinished = set(range(request.choices))
     usage = Usage(sum(len(prompt.split()) for prompt in prompts))
     try:
