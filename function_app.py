@@ -16,7 +16,9 @@ from sluicegate.api import (
     files,
     fine_tuning,
     governance,
+    governance_appeals,
     governance_applications,
+    governance_ledger,
     governance_notices,
 )
 from sluicegate.api.arm import routing
@@ -249,6 +251,30 @@ async def fine_tuning_jobs_list_v1(req: Request) -> Response:
     return await fine_tuning.list_jobs(gate, req)
 
 
+@app.function_name("governance_appeal")
+@app.route("governance/appeals/{appeal}", methods=["GET"])
+async def governance_appeal(req: Request) -> Response:
+    return await governance_appeals.get(gate, req)
+
+
+@app.function_name("governance_appeal_ruling")
+@app.route("governance/appeals/{appeal}/ruling", methods=["POST"])
+async def governance_appeal_ruling(req: Request) -> Response:
+    return await governance_appeals.rule(gate, req)
+
+
+@app.function_name("governance_appeals_create")
+@app.route("governance/appeals", methods=["POST"])
+async def governance_appeals_create(req: Request) -> Response:
+    return await governance_appeals.file(gate, req)
+
+
+@app.function_name("governance_appeals_list")
+@app.route("governance/appeals", methods=["GET"])
+async def governance_appeals_list(req: Request) -> Response:
+    return await governance_appeals.list_waiting(gate, req)
+
+
 @app.function_name("governance_application")
 @app.route("governance/applications/{application}", methods=["GET"])
 async def governance_application(req: Request) -> Response:
@@ -295,6 +321,48 @@ async def governance_checkpoint(req: Request) -> Response:
 @app.route("governance/export", methods=["GET"])
 async def governance_export(req: Request) -> Response:
     return await governance.export(gate, req)
+
+
+@app.function_name("governance_ledger_export")
+@app.route("governance/ledger/export", methods=["GET"])
+async def governance_ledger_export(req: Request) -> Response:
+    return await governance_ledger.export(gate, req)
+
+
+@app.function_name("governance_ledger_read")
+@app.route("governance/ledger", methods=["GET"])
+async def governance_ledger_read(req: Request) -> Response:
+    return await governance_ledger.read(gate, req)
+
+
+@app.function_name("governance_ledger_receipt")
+@app.route("governance/ledger/receipts/{receipt}", methods=["GET"])
+async def governance_ledger_receipt(req: Request) -> Response:
+    return await governance_ledger.get_receipt(gate, req)
+
+
+@app.function_name("governance_ledger_receipts")
+@app.route("governance/ledger/receipts", methods=["GET"])
+async def governance_ledger_receipts(req: Request) -> Response:
+    return await governance_ledger.list_receipts(gate, req)
+
+
+@app.function_name("governance_ledger_retained_delete")
+@app.route("governance/ledger/retained", methods=["DELETE"])
+async def governance_ledger_retained_delete(req: Request) -> Response:
+    return await governance_ledger.delete(gate, req)
+
+
+@app.function_name("governance_ledger_retained_record_delete")
+@app.route("governance/ledger/retained/{record}", methods=["DELETE"])
+async def governance_ledger_retained_record_delete(req: Request) -> Response:
+    return await governance_ledger.delete(gate, req)
+
+
+@app.function_name("governance_ledger_retention")
+@app.route("governance/ledger/retention", methods=["PUT"])
+async def governance_ledger_retention(req: Request) -> Response:
+    return await governance_ledger.shorten(gate, req)
 
 
 @app.function_name("governance_notices")

@@ -195,6 +195,16 @@ class Accounts:
         _check_days(days)
         await self._change(name, lambda _: {"retention_days": days})
 
+    async def shorten_retention(self, name: str, days: int) -> None:
+        """Let an account's content go earlier, as the customer wishes; what the operator allows stays the most.
+
+        Raises:
+            ValueError: ``days`` is not 1 to 30.
+            BlobNotFound: There is no such account.
+        """
+        _check_days(days)
+        await self._change(name, lambda _: {"customer_days": days})
+
     async def set_modified_filters(self, name: str, approved: bool) -> None:
         """Approve an account for modified content filters, or withdraw that; see :mod:`sluicegate.cli.modified_filters`.
 
@@ -455,9 +465,10 @@ def _keeps_content(document: Mapping[str, Any] | None) -> bool:
 
 
 def _retention_days(document: Mapping[str, Any]) -> int:
-    days = document.get("retention_days", CEILING_DAYS)
-    _check_days(days)
-    return int(days)
+    days: list[int] = [document.get(name, CEILING_DAYS) for name in ("retention_days", "customer_days")]
+    for each in days:
+        _check_days(each)
+    return min(days)
 
 
 def _check_days(days: object) -> None:

@@ -37,6 +37,7 @@ from sluicegate.fine_tuning.safety import SafetyEvaluation
 from sluicegate.fine_tuning.stages import Work
 from sluicegate.fine_tuning.tuned_models import TunedModels
 from sluicegate.monitoring.actions import Actions
+from sluicegate.monitoring.appeals import Appeals
 from sluicegate.monitoring.applications import Applications
 from sluicegate.monitoring.notices import Notices
 from sluicegate.monitoring.observing import Observer
@@ -123,10 +124,15 @@ class Sluicegate:
         )
         self.notices = {region.name: self._notices(region) for region in self.regions}
         self.actions = {region.name: self._actions(region) for region in self.regions}
+        self.appeals = {region.name: self._appeals(region) for region in self.regions}
         self._patterns: dict[str, Patterns] = {}
         self.monitoring: dict[str, Step] = {
             "patterns": self._report_patterns,
             "applications": self._advance_applications,
+            # Before the penalties: an answer that has just come keeps the next step waiting.
+            "appeals": lambda region: self.appeals[region.name].advance(),
+            "penalties": lambda region: self.actions[region.name].advance(),
+            "notices": lambda region: self.notices[region.name].deliver(),
         }
         self._jobs = {region.name: self._jobs_of(region) for region in self.regions}
         self._starting = asyncio.Lock()
@@ -354,6 +360,7 @@ class Sluicegate:
         await self.jobs(region).delete_all(tenant.id, actor=actor)
         await region.files.delete_all(tenant.id, actor=actor)
         await region.counters.delete(tenant.id)
+        await self.appeals[region.name].delete(tenant.id)
         await self.actions[region.name].delete(tenant.id)
         await self.notices[region.name].delete(tenant.id)
         await self.policies.purge(tenant.id, tenant.location)
@@ -415,6 +422,10 @@ class Sluicegate:
             self.deployment.penalties,
             self.now,
         )
+
+    def _appeals(self, region: Region) -> Appeals:
+        actions, notices = self.actions[region.name], self.notices[region.name]
+        return Appeals(region.blobs, region.large_files, region.audit, actions, notices, self.now)
 
     async def _advance_applications(self, region: Region) -> None:
         # They are the home region's, whatever regions their accounts are in.

@@ -58,6 +58,7 @@ class Region:
         weaknesses: What makes deletion less than final there.
         files: What the accounts in it have uploaded.
         jobs: Their fine-tuning jobs.
+        large_files: Everything that is sealed as a file, uploads and others.
         tuned_models: Their fine-tuned models.
         counters: What is counted of signals of the accounts in it.
         audit: Its log, which has entries about accounts in it only, and, in the home region, about the deployment.
@@ -92,17 +93,17 @@ class Region:
             may_keep=accounts.keeps_content,
             beside=self.counters,
         )
-        self._large_files = Files(blobs, keys, clock=clock, data_keys=self.data_keys)
+        self.large_files = Files(blobs, keys, clock=clock, data_keys=self.data_keys)
         self.files = UploadedFiles(
             blobs,
-            self._large_files,
+            self.large_files,
             self.receipts,
             clock=clock,
             most_files=limits.stored_files,
             most_bytes=limits.stored_files_gib << 30,
         )
-        self.jobs = JobStore(blobs, self._large_files)
-        self.tuned_models = TunedModels(blobs, self._large_files)
+        self.jobs = JobStore(blobs, self.large_files)
+        self.tuned_models = TunedModels(blobs, self.large_files)
         self._keys = keys
         self._publisher = Publisher(self.audit, blobs, sinks(self.audit.key.origin), clock)
         self._clock = clock
@@ -192,7 +193,7 @@ class Region:
             await self.counters.purge(residents.signal_days, self._clock())
         except SluicegateError as error:
             left.append(f"counts of signals ({type(error).__name__})")
-        for rewrapping in (self.rewrap(residents), self._large_files.rewrap()):
+        for rewrapping in (self.rewrap(residents), self.large_files.rewrap()):
             try:
                 await rewrapping
             except SluicegateError as error:

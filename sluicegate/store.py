@@ -12,7 +12,7 @@ from datetime import datetime
 
 from sluicegate.errors import BlobNotFound, PurgeIncomplete, SealBroken
 from sluicegate.retention.day_removal import DayOfStore
-from sluicegate.retention.deletion import Deletion, DeletionLog, batches, count_hidden, read_head, remove
+from sluicegate.retention.deletion import Deletion, DeletionLog, batches, count_hidden, count_shown, read_head, remove
 from sluicegate.retention.removals import TIMER, Ledger
 from sluicegate.services import BlobStore, KeyService
 from sluicegate.storage.batch_writer import Writer
@@ -199,6 +199,21 @@ class Store:
                     for entry in (await read_head(self._blobs, day, blob)).index:
                         if entry.record == scope.id if isinstance(scope, OfRecord) else entry.user == mark:
                             tally.note(Gone(container(day), blob.name, entry.length, 1, entry.record))
+
+    async def by_day(self) -> dict[str, tuple[int, int]]:
+        """Return how many records may be read, and how many bytes they take, by day; no key is needed.
+
+        Raises:
+            SealBroken: A batch's header cannot be read.
+        """
+        found: dict[str, tuple[int, int]] = {}
+        for day in await stored_days(self._blobs):
+            log = DeletionLog(self._blobs, self._names, day)
+            await log.refresh()
+            records, size = await count_shown(self._blobs, self._names, log)
+            if records:
+                found[day] = records, size
+        return found
 
     async def count_hidden(self) -> int:
         """Return how many blobs and records there are that deletions hide, or that might hide something."""

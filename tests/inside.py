@@ -15,7 +15,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sluicegate.api import chat, data_plane, governance, governance_applications, governance_notices
+from sluicegate.api import (
+    chat,
+    data_plane,
+    governance,
+    governance_appeals,
+    governance_applications,
+    governance_ledger,
+    governance_notices,
+)
 from sluicegate.api.arm import routing
 from sluicegate.app import Sluicegate
 from sluicegate.requests import ChatRequest
@@ -42,7 +50,9 @@ SUBSCRIPTION = "00000000-1111-2222-3333-444444444444"
 GROUP = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/all/providers/Microsoft.CognitiveServices"
 ARM = {"api-version": "2025-09-01"}
 REASON = {"reason": "ticket 4711"}
+APPEALS = "/governance/appeals"
 APPLICATIONS = "/governance/applications"
+LEDGER = "/governance/ledger"
 COMPLETIONS = "/openai/v1/chat/completions"
 
 
@@ -106,6 +116,17 @@ def _routes(gate: Sluicegate) -> list[Route]:
         route("GET", "/governance/checkpoint", governance.get_checkpoint),
         route("GET", "/governance/receipts", governance.list_receipts),
         route("GET", "/governance/receipts/{receipt}", governance.get_receipt),
+        route("POST", APPEALS, governance_appeals.file),
+        route("GET", APPEALS, governance_appeals.list_waiting),
+        route("GET", APPEALS + "/{appeal}", governance_appeals.get),
+        route("POST", APPEALS + "/{appeal}/ruling", governance_appeals.rule),
+        route("GET", LEDGER, governance_ledger.read),
+        route("GET", LEDGER + "/export", governance_ledger.export),
+        route("DELETE", LEDGER + "/retained", governance_ledger.delete),
+        route("DELETE", LEDGER + "/retained/{record}", governance_ledger.delete),
+        route("GET", LEDGER + "/receipts", governance_ledger.list_receipts),
+        route("GET", LEDGER + "/receipts/{receipt}", governance_ledger.get_receipt),
+        route("PUT", LEDGER + "/retention", governance_ledger.shorten),
         route("GET", "/governance/notices", governance_notices.list_notices),
         route("POST", APPLICATIONS, governance_applications.file),
         route("GET", APPLICATIONS, governance_applications.list_applications),

@@ -134,7 +134,7 @@ async def get_retained(gate: Sluicegate, http: HttpRequest) -> Response:
     return await governed(gate, http, "retained.read", work)
 
 
-async def delete_retained(gate: Sluicegate, http: HttpRequest) -> Response:
+async def delete_retained(gate: Sluicegate, http: HttpRequest, operation: str = "retained.delete") -> Response:
     """Delete one record (path), an end user's (``user``), or all of the account (``all=true``)."""
 
     async def work(incoming: Incoming) -> Response:
@@ -162,10 +162,10 @@ async def delete_retained(gate: Sluicegate, http: HttpRequest) -> Response:
         plugins = {name: asdict(each) for name, each in deleted.plugins.items()}
         return JSONResponse({"deleted": True, "receipt": deleted.receipt.id, "plugins": plugins})
 
-    return await governed(gate, http, "retained.delete", work)
+    return await governed(gate, http, operation, work)
 
 
-async def export(gate: Sluicegate, http: HttpRequest) -> Response:
+async def export(gate: Sluicegate, http: HttpRequest, operation: str = "retained.export") -> Response:
     """Stream everything retained of the account, or of ``user``, as JSON lines."""
 
     async def work(incoming: Incoming) -> Response:
@@ -174,7 +174,7 @@ async def export(gate: Sluicegate, http: HttpRequest) -> Response:
         lines = _to_its_end(export_lines(incoming.region.vault, incoming.account.name, user=user))
         return StreamingResponse(lines, media_type="application/x-ndjson")
 
-    return await governed(gate, http, "retained.export", work)
+    return await governed(gate, http, operation, work)
 
 
 async def list_audit(gate: Sluicegate, http: HttpRequest) -> Response:
@@ -195,7 +195,7 @@ async def list_audit(gate: Sluicegate, http: HttpRequest) -> Response:
     return await governed(gate, http, "audit.list", work)
 
 
-async def list_receipts(gate: Sluicegate, http: HttpRequest) -> Response:
+async def list_receipts(gate: Sluicegate, http: HttpRequest, operation: str = "receipts.list") -> Response:
     """List the receipts of the account and those of all accounts, newest first: ``limit``, ``after`` (a ``last_id``)."""
 
     async def work(incoming: Incoming) -> Response:
@@ -215,10 +215,10 @@ async def list_receipts(gate: Sluicegate, http: HttpRequest) -> Response:
             }
         )
 
-    return await governed(gate, http, "receipts.list", work)
+    return await governed(gate, http, operation, work)
 
 
-async def get_receipt(gate: Sluicegate, http: HttpRequest) -> Response:
+async def get_receipt(gate: Sluicegate, http: HttpRequest, operation: str = "receipts.read") -> Response:
     """Return one receipt of the account or of all accounts, byte by byte what ``verify-receipt`` takes."""
 
     async def work(incoming: Incoming) -> Response:
@@ -228,7 +228,7 @@ async def get_receipt(gate: Sluicegate, http: HttpRequest) -> Response:
                 return Response(receipt.data, media_type="application/json")
         raise NotFound("There is no such receipt.", param="receipt")
 
-    return await governed(gate, http, "receipts.read", work)
+    return await governed(gate, http, operation, work)
 
 
 async def get_checkpoint(gate: Sluicegate, http: HttpRequest) -> Response:

@@ -87,6 +87,7 @@ class Standing:
         is_waiting: Whether an answer waits for a ruling.
         is_answered: Whether an answer was accepted: no further step follows.
         by: Who caused the step, as the audit log has it.
+        decided_by: Who decided the case.
     """
 
     case: str
@@ -101,6 +102,7 @@ class Standing:
     is_waiting: bool = False
     is_answered: bool = False
     by: str = TIMER
+    decided_by: str = ""
 
     @property
     def name(self) -> str:
@@ -123,6 +125,7 @@ class Standing:
             "is_waiting": self.is_waiting,
             "is_answered": self.is_answered,
             "by": self.by,
+            "decided_by": self.decided_by,
         }
 
     @classmethod
@@ -174,7 +177,9 @@ class Actions:
             return
         if found is None:
             step = Step.BLOCKED if category in self._settings.severe else Step.NOTIFIED
-            first = Standing(case.id, case.account, case.user, category, step, 0, self._now(), None, by=actor)
+            first = Standing(
+                case.id, case.account, case.user, category, step, 0, self._now(), None, by=actor, decided_by=actor
+            )
             found = replace(first, due=self._now() + self._lasts(step))
             try:
                 await self._documents.put(found.name, found.document, etag=None)

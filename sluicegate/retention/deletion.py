@@ -156,6 +156,28 @@ async def count_hidden(blobs: BlobStore, names: Namespace, log: DeletionLog) -> 
     return count
 
 
+async def count_shown(blobs: BlobStore, names: Namespace, log: DeletionLog) -> tuple[int, int]:
+    """Return how many records of the log's day may be read, and how many bytes they take; no key is needed.
+
+    Raises:
+        SealBroken: A batch's header cannot be read.
+    """
+
+    async def shown_in(blob: BlobInfo) -> tuple[int, int]:
+        key_and_number = names.kid_and_seq(blob.name)
+        if key_and_number and key_and_number[0] in log.kids:
+            return 0, 0
+        try:
+            header = await read_head(blobs, log.day, blob)
+        except BlobNotFound:
+            return 0, 0
+        shown = [entry.length for entry in header.index if not log.hides(header.deletions, entry)]
+        return len(shown), sum(shown)
+
+    counts = [counted async for counted in each(batches(blobs, names, log.day), shown_in)]
+    return sum(records for records, _ in counts), sum(size for _, size in counts)
+
+
 async def batches(blobs: BlobStore, names: Namespace, day: str, *, after: str = "") -> AsyncIterator[BlobInfo]:
     """Yield what a day holds of one account and plugin, but for its deletions, in name order."""
     async for blob in blobs.list(container(day), names.prefix, after=after):

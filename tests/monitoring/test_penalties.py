@@ -61,7 +61,7 @@ def after(world, app):
 
     async def after(days):
         world.clock.advance(days * DAY)
-        await app.actions["local"].advance()
+        await app.monitor()
 
     return after
 
@@ -231,7 +231,7 @@ async def test_a_case_that_cannot_be_gone_on_with_keeps_no_other_waiting(app, co
         await penalise(name, penalty)
 
     monkeypatch.setattr(app.accounts, "penalise", fails)
-    with pytest.raises(MonitoringIncomplete, match="case-1"):
+    with pytest.raises(MonitoringIncomplete, match="penalties"):
         await after(7)
 
     assert (await penalty(fabrikam))["action"] == "Throttle"

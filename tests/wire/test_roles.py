@@ -45,6 +45,16 @@ REQUESTS = {
     "applications.list": ("GET", "/governance/applications", None),
     "applications.read": ("GET", "/governance/applications/unknown", None),
     "notices.list": ("GET", "/governance/notices", None),
+    "appeals.create": ("POST", "/governance/appeals", {"case": "unknown", "kind": "appeal", "text": "It was a novel."}),
+    "appeals.list": ("GET", "/governance/appeals", None),
+    "appeals.read": ("GET", "/governance/appeals/unknown", None),
+    "appeals.rule": ("POST", "/governance/appeals/unknown/ruling", {"ruling": "lift", "reason": "ticket 4711"}),
+    "ledger.read": ("GET", "/governance/ledger", None),
+    "ledger.export": ("GET", f"/governance/ledger/export?{WHY}", None),
+    "ledger.delete": ("DELETE", f"/governance/ledger/retained/{{id}}?{WHY}", None),
+    "ledger.receipts": ("GET", "/governance/ledger/receipts", None),
+    "ledger.receipt": ("GET", "/governance/ledger/receipts/unknown", None),
+    "ledger.retention": ("PUT", "/governance/ledger/retention", {"retention_days": 30}),
     "applications.decide": ("POST", "/governance/applications/unknown/decision", REFUSAL),
 }
 """Operation -> a request for it; those of the control plane are walked in ``tests/arm``."""
@@ -122,10 +132,17 @@ def test_another_accounts_caller_reaches_nothing_of_this_one(server, foreigner, 
         assert response.status_code == 200
     elif operation == "notices.list":
         assert response.json()["data"] == []
+    elif operation == "ledger.read":
+        assert (response.json()["account"], response.json()["held"]["records"]) == ("foreign", 0)
+    elif operation == "ledger.export":
+        assert (response.status_code, response.content) == (200, b"")
+    elif operation.startswith("ledger."):
+        assert response.status_code in ANSWERED
+        assert "default" not in response.text
     elif operation == "applications.create":
         # It is in the same subscription, whose application the other account has filed.
         assert response.status_code in (201, 409)
     else:
-        codes = {"files": "notFound", "applications": "404"}
+        codes = {"files": "notFound", "applications": "404", "appeals": "404"}
         code = codes.get(operation.partition(".")[0], "DeploymentNotFound")
         assert (response.status_code, response.json()["error"]["code"]) == (404, code)

@@ -1,0 +1,98 @@
+"""The ledger: what a customer sees and does of their own account, with a caller's key of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from sluicegate.api import governance, governance_notices
+from sluicegate.api.governance import Incoming, governed
+from sluicegate.api.governance_applications import shown as shown_application
+from sluicegate.api.governance_requests import Body, actor_of, body_of
+from sluicegate.app import Sluicegate
+from sluicegate.audit.entries import Event
+from sluicegate.errors import Forbidden
+from sluicegate.monitoring import ledger
+from sluicegate.storage.day_layout import CEILING_DAYS
+
+
+class Retention(Body):
+    """How long the customer wants content kept."""
+
+    retention_days: Annotated[int, Field(ge=1, le=CEILING_DAYS)]
+
+
+async def read(gate: Sluicegate, http: HttpRequest) -> Response:
+    """Show what is held of the account, its abuse score with its parts, and what followed from its cases."""
+
+    async def work(incoming: Incoming) -> Response:
+        return JSONResponse(await _ledger(incoming))
+
+    return await governed(gate, http, "ledger.read", work)
+
+
+async def export(gate: Sluicegate, http: HttpRequest) -> Response:
+    """Stream what is retained of the account, or of ``user``, as an officer's export does."""
+    return await governance.export(gate, http, "ledger.export")
+
+
+async def delete(gate: Sluicegate, http: HttpRequest) -> Response:
+    """Delete one record (path), an end user's (``user``), or all (``all=true``), as an officer does; with a receipt."""
+    return await governance.delete_retained(gate, http, "ledger.delete")
+
+
+async def list_receipts(gate: Sluicegate, http: HttpRequest) -> Response:
+    """List the receipts of the account, as an officer does."""
+    return await governance.list_receipts(gate, http, "ledger.receipts")
+
+
+async def get_receipt(gate: Sluicegate, http: HttpRequest) -> Response:
+    """Return one receipt, as an officer gets it."""
+    return await governance.get_receipt(gate, http, "ledger.receipt")
+
+
+async def shorten(gate: Sluicegate, http: HttpRequest) -> Response:
+    """Let content go earlier; never later than the operator lets it."""
+
+    async def work(incoming: Incoming) -> Response:
+        body = await body_of(Retention, http)
+        tenant = await gate.tenants.get(incoming.account.name)
+        most = incoming.account.retention_days if tenant is None else tenant.retention_days
+        if body.retention_days > most:
+            raise Forbidden(f"The operator lets content of this resource be kept for {most} days: ask them for more.")
+        actor, evidence = actor_of(incoming.principal), {"days": body.retention_days}
+        await incoming.region.audit.append(
+            Event(actor, "retention.shorten", account=incoming.account.name, evidence=evidence)
+        )
+        await gate.accounts.shorten_retention(incoming.account.name, body.retention_days)
+        return JSONResponse({"retention_days": body.retention_days, "most": most})
+
+    return await governed(gate, http, "ledger.retention", work)
+
+
+async def _ledger(incoming: Incoming) -> dict[str, Any]:
+    gate, region, account = incoming.gate, incoming.region, incoming.account
+    now, name = gate.now(), account.name
+    standings = await gate.actions[region.name].of_account(name)
+    answers = await gate.appeals[region.name].of_account(name)
+    notices = await gate.notices[region.name].of_account(name)
+    tenant = await gate.tenants.get(name)
+    has_subscription = tenant is not None and bool(tenant.scope.subscription)
+    applications = await gate.applications.of_account(name) if has_subscription else []
+    return {
+        "object": "ledger",
+        "account": name,
+        "region": region.name,
+        "at": now.isoformat(),
+        "content_logging": account.content_logging,
+        "retention_days": account.retention_days,
+        "held": (await ledger.held(region, name)).document,
+        "score": await ledger.abuse_scores(region, account, gate.deployment.abuse, now),
+        "consequences": [ledger.consequence(each, account, now) for each in standings],
+        "appeals": [ledger.answered(each) for each in answers],
+        "notices": [governance_notices.shown(each) for each in notices],
+        "applications": [shown_application(each, to_customer=True) for each in applications],
+    }
