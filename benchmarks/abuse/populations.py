@@ -123,7 +123,8 @@ def population(seed: int, *, small: int = 200, large: int = 8, each: int = 10) -
             _novelist(n, source, evenings=1),
             _novelist(n, source, evenings=10),
             _moderation(n, source),
-            _user_in_large_app(n, source),
+            _user_in_large_app(n, source, "abuser"),
+            _user_in_large_app(n, source, None),
             _grinder(n, source),
             _campaign(n, source),
             _small_abuser(n, source),
@@ -188,19 +189,18 @@ def _moderation(n: int, source: random.Random) -> Account:
     return Account(f"moderation-{n}", "benign moderation service", (texts,))
 
 
-def _user_in_large_app(n: int, source: random.Random) -> Account:
-    """One abusive end user among hundreds, for four hours on most days."""
+def _user_in_large_app(n: int, source: random.Random, user: str | None) -> Account:
+    """One abusive end user among hundreds, for four hours on most days; the caller names end users, or it does not."""
     begin = source.randrange(48, 200)
 
     def abuse(account: Account, hour: int, source: random.Random) -> None:
         if hour >= begin and (hour - begin) % 24 < 4 and (hour == begin or source.random() < 0.9):
             requests = max(1, _poisson(8, source))
-            account.ask(
-                "abuser", requests, *_abuse(source), flagged=max(hour == begin, _binomial(requests, 0.5, source))
-            )
+            account.ask(user, requests, *_abuse(source), flagged=max(hour == begin, _binomial(requests, 0.5, source)))
 
-    account = Account(f"app-{n}", "user in a large app", (traffic(300, 0.01), abuse))
-    account.abusive[account.name, "abuser"] = begin
+    kind = "user in a large app" if user else "user in a large app, not named"
+    account = Account(f"app-{n}{'' if user else '-unnamed'}", kind, (traffic(300, 0.01), abuse))
+    account.abusive[account.name, user] = begin
     return account
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime, timedelta
 
 from sluicegate.config import Abuse
+from sluicegate.errors import MonitoringIncomplete, SluicegateError
 from sluicegate.monitoring.counters import LATE, Counters
 from sluicegate.monitoring.counting import Hour
 from sluicegate.monitoring.scoring import scores
@@ -26,18 +28,30 @@ class Patterns:
         self._thresholds = thresholds
         self._clock = clock
         self._known: dict[str, dict[tuple[datetime, int], Hour]] = {}
+        self._last = ""
 
     async def found(self, accounts: Iterable[str]) -> AsyncIterator[Pattern]:
         """Yield what has reached its threshold, account by account; an account before its end users.
 
+        A run that is stopped goes on where it was, so that accounts at the end have their turn.
+
         Raises:
-            ServiceError: Storage failed.
+            MonitoringIncomplete: Some accounts' counts cannot be read; the others are done.
         """
-        names = tuple(accounts)
+        names = sorted(accounts)
         self._known = {name: self._known[name] for name in names if name in self._known}
-        for account in names:
-            for pattern in await self.of(account):
+        failed: Counter[str] = Counter()
+        for account in sorted(names, key=lambda name: (name <= self._last, name)):
+            try:
+                patterns = await self.of(account)
+            except (SluicegateError, ValueError, LookupError, TypeError) as error:
+                failed[type(error).__name__] += 1
+                continue
+            for pattern in patterns:
                 yield pattern
+            self._last = account
+        if failed:
+            raise MonitoringIncomplete(f"counts of {count} accounts ({kind})" for kind, count in failed.items())
 
     async def of(self, account: str) -> list[Pattern]:
         """Return what has reached its threshold in one account."""

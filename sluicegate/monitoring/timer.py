@@ -52,6 +52,8 @@ async def _run(region: Region, steps: Mapping[str, Step]) -> list[str]:
         try:
             async with asyncio.timeout(STEP_TIME.total_seconds()):
                 await step(region)
+        except MonitoringIncomplete as error:
+            left += [f"{name}: {line}" for line in error.left]
         except (SluicegateError, TimeoutError) as error:
             left.append(f"{name} ({type(error).__name__})")
         except Exception as error:  # noqa: BLE001 - whatever fails here, the other steps must still be taken

@@ -231,6 +231,40 @@ async def test_hours_that_are_over_are_not_read_again_and_a_deletion_is_heeded_a
     assert [each.user for each in await seen.of("fabrikam")] == [None]
 
 
+async def test_an_account_whose_counts_cannot_be_read_hides_no_others_pattern(world, caplog):
+    gate = world.open()
+    for name in ("contoso", "fabrikam"):
+        await abuse(world, gate, await Tenant.create(gate, name, "faraway"))
+    await gate.regions.of("faraway").blobs.put(CONTAINER, "contoso/2026010112", b"[]")
+    seen = patterns.Patterns(gate.regions.of("faraway").counters, gate.deployment.abuse, gate.now)
+    found = []
+
+    async def look():
+        async for pattern in seen.found(["contoso", "fabrikam"]):
+            found.append(pattern.account)
+
+    with pytest.raises(MonitoringIncomplete, match=r"counts of 1 accounts"):
+        await look()
+
+    assert found == ["fabrikam", "fabrikam"]
+
+
+async def test_a_run_that_was_stopped_goes_on_with_the_accounts_that_had_no_turn(world):
+    gate = world.open()
+    for name in ("contoso", "fabrikam"):
+        await abuse(world, gate, await Tenant.create(gate, name, "faraway"))
+    seen = patterns.Patterns(gate.regions.of("faraway").counters, gate.deployment.abuse, gate.now)
+    stopped = seen.found(["contoso", "fabrikam"])
+    async for pattern in stopped:
+        if pattern.account == "fabrikam":
+            break
+    await stopped.aclose()
+
+    found = [pattern.account async for pattern in seen.found(["contoso", "fabrikam"])]
+
+    assert found == ["fabrikam", "fabrikam", "contoso", "contoso"]
+
+
 async def test_a_step_that_fails_is_named_without_its_message_and_the_others_are_taken(world, caplog):
     gate = world.open()
     taken = []

@@ -116,7 +116,8 @@ def test_of_simulated_populations_the_abusive_are_found_and_the_benign_are_not()
     accounts = population(1, small=10, large=1, each=1)
     must_not = {account.name for account in accounts if account.kind.startswith(("small", "large", "benign launch"))}
     must_not |= {account.name for account in accounts if account.kind == "benign novelist, one evening"}
-    must = {subject for account in accounts if account.kind != "hidden in own use" for subject in account.abusive}
+    hard = {"hidden in own use", "user in a large app, not named"}
+    must = {subject for account in accounts if account.kind not in hard for subject in account.abusive}
 
     alarms = simulate(accounts, 14 * 24, (THRESHOLD,), 1)[THRESHOLD]
 
