@@ -413,6 +413,18 @@ async def healthz(req: Request) -> Response:
     return await data_plane.healthz(gate)
 
 
+@app.function_name("model_delete")
+@app.route("openai/models/{model}", methods=["DELETE"])
+async def model_delete(req: Request) -> Response:
+    return await data_plane.delete_model(gate, req)
+
+
+@app.function_name("model_delete_v1")
+@app.route("openai/v1/models/{model}", methods=["DELETE"])
+async def model_delete_v1(req: Request) -> Response:
+    return await data_plane.delete_model(gate, req)
+
+
 @app.function_name("model_get")
 @app.route("openai/models/{model}", methods=["GET"])
 async def model_get(req: Request) -> Response:

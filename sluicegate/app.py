@@ -32,6 +32,7 @@ from sluicegate.errors import (
 )
 from sluicegate.fine_tuning.job_operations import Jobs
 from sluicegate.fine_tuning.model_catalogue import ModelCatalogue
+from sluicegate.fine_tuning.model_removal import ModelDeletions
 from sluicegate.fine_tuning.runner import Runner
 from sluicegate.fine_tuning.safety import SafetyEvaluation
 from sluicegate.fine_tuning.stages import Work
@@ -134,7 +135,14 @@ class Sluicegate:
             "penalties": lambda region: self.actions[region.name].advance(),
             "notices": lambda region: self.notices[region.name].deliver(),
         }
-        self._jobs = {region.name: self._jobs_of(region) for region in self.regions}
+        work = {region.name: self._work(region) for region in self.regions}
+        self._jobs = {region.name: self._jobs_of(region, work[region.name]) for region in self.regions}
+        self._model_deletions = {
+            region.name: ModelDeletions(
+                region.tuned_models, self.models, self.deployments, region.receipts, work[region.name].forget_model
+            )
+            for region in self.regions
+        }
         self._starting = asyncio.Lock()
         self._started = False
         self._health: tuple[float, list[str]] | None = None
@@ -291,6 +299,10 @@ class Sluicegate:
         """Return the fine-tuning jobs of the accounts in a region."""
         return self._jobs[region.name]
 
+    def model_deletions(self, region: Region) -> ModelDeletions:
+        """Return what deletes the fine-tuned models of the accounts in a region."""
+        return self._model_deletions[region.name]
+
     async def _tuned_models(self, location: str) -> TunedModels:
         return (await self.region(location)).tuned_models
 
@@ -358,6 +370,7 @@ class Sluicegate:
         region = await self.region(tenant.location)
         await delete(region.vault, self.plugins, region.receipts, tenant.id, OfAccount(), actor=actor)
         await self.jobs(region).delete_all(tenant.id, actor=actor)
+        await self.model_deletions(region).delete_all(tenant.id, actor=actor)
         await region.files.delete_all(tenant.id, actor=actor)
         await region.counters.delete(tenant.id)
         await self.appeals[region.name].delete(tenant.id)
@@ -484,12 +497,16 @@ class Sluicegate:
                 left.extend(self.regions.told(region, line) for line in error.left)
             except SluicegateError as error:
                 left.append(self.regions.told(region, f"storage or keys cannot be reached ({type(error).__name__})"))
-            try:
-                await self.jobs(region).purge(self.now())
-            except PurgeIncomplete as error:
-                left.extend(self.regions.told(region, line) for line in error.left)
-            except SluicegateError as error:
-                left.append(self.regions.told(region, f"fine-tuning jobs ({type(error).__name__})"))
+            for what, purging in (
+                ("fine-tuning jobs", self.jobs(region).purge(self.now())),
+                ("fine-tuned models", self.model_deletions(region).purge()),
+            ):
+                try:
+                    await purging
+                except PurgeIncomplete as error:
+                    left.extend(self.regions.told(region, line) for line in error.left)
+                except SluicegateError as error:
+                    left.append(self.regions.told(region, f"{what} ({type(error).__name__})"))
 
         await asyncio.gather(*map(purge_one, self.regions))
         left += await self._purge_deleted()
@@ -542,9 +559,8 @@ class Sluicegate:
             clock=self.now,
         )
 
-    def _jobs_of(self, region: Region) -> Jobs:
-        settings = self.deployment.fine_tuning
-        work = Work(
+    def _work(self, region: Region) -> Work:
+        return Work(
             region.jobs,
             region.files,
             region.tuned_models,
@@ -552,9 +568,12 @@ class Sluicegate:
             self.plugins,
             self.safety,
             judge=None,
-            longest=timedelta(hours=settings.job_hours),
+            longest=timedelta(hours=self.deployment.fine_tuning.job_hours),
             clock=self.now,
         )
+
+    def _jobs_of(self, region: Region, work: Work) -> Jobs:
+        settings = self.deployment.fine_tuning
         runner = Runner(region.blobs, work, settings, self.now)
         return Jobs(region.jobs, region.files, work, runner, settings, self.now)
 

@@ -13,6 +13,7 @@ ROLES: Mapping[str, Role] = {
     "embeddings": Role.CALLER,
     "models.list": Role.CALLER,
     "models.read": Role.CALLER,
+    "models.delete": Role.CALLER,
     "files.create": Role.CALLER,
     "files.list": Role.CALLER,
     "files.read": Role.CALLER,

@@ -107,6 +107,9 @@ def _routes(gate: Sluicegate) -> list[Route]:
     return [
         route("POST", COMPLETIONS, data_plane.generate, ChatRequest, chat),
         route("POST", "/openai/deployments/{deployment}/chat/completions", data_plane.generate, ChatRequest, chat),
+        route("GET", "/openai/v1/models", data_plane.list_models),
+        route("GET", "/openai/v1/models/{model}", data_plane.get_model),
+        route("DELETE", "/openai/v1/models/{model}", data_plane.delete_model),
         route("GET", retained, governance.list_retained),
         route("DELETE", retained, governance.delete_retained),
         route("GET", retained + "/{record}", governance.get_retained),

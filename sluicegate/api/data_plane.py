@@ -13,11 +13,21 @@ from starlette.responses import JSONResponse, Response
 
 from sluicegate import __version__
 from sluicegate.api import body, embeddings, errors, models, versions
+from sluicegate.api.encoding import encode
 from sluicegate.api.generation import Envelope, Resumed
 from sluicegate.api.sse import EventStream
 from sluicegate.app import Sluicegate
 from sluicegate.call import Call
-from sluicegate.errors import HeadersTooLarge, InvalidRequest, NotFound, PayloadTooLarge, SluicegateError
+from sluicegate.errors import (
+    ApiError,
+    HeadersTooLarge,
+    InvalidRequest,
+    NotFound,
+    PayloadTooLarge,
+    PurgeIncomplete,
+    SluicegateError,
+)
+from sluicegate.fine_tuning.model_catalogue import KnownModel
 from sluicegate.plugins import log_failure
 from sluicegate.requests import ChatRequest, EmbeddingRequest, Request
 from sluicegate.types import Principal
@@ -109,10 +119,11 @@ async def embed(gate: Sluicegate, http: HttpRequest) -> Response:
 async def list_models(gate: Sluicegate, http: HttpRequest) -> Response:
     """Serve the list of models."""
 
-    async def work(_: Incoming) -> Response:
-        return Response(
-            models.render_list([model for model, _ in gate.plugins.models().values()]), media_type="application/json"
-        )
+    async def work(incoming: Incoming) -> Response:
+        registered = [KnownModel(model.id, model, plugin) for model, plugin in gate.plugins.models().values()]
+        account = await gate.accounts.get(incoming.principal.account)
+        own = [] if account is None else await gate.models.tuned(account.name, account.location)
+        return Response(models.render_list([*registered, *own]), media_type="application/json")
 
     return await handled(gate, http, "models.list", work)
 
@@ -120,13 +131,37 @@ async def list_models(gate: Sluicegate, http: HttpRequest) -> Response:
 async def get_model(gate: Sluicegate, http: HttpRequest) -> Response:
     """Serve one model by its id."""
 
-    async def work(_: Incoming) -> Response:
-        found = gate.plugins.models().get(http.path_params["model"])
+    async def work(incoming: Incoming) -> Response:
+        account = await gate.accounts.get(incoming.principal.account)
+        name = http.path_params["model"]
+        found = None if account is None else await gate.models.read(account.name, account.location, name)
         if found is None:
             raise NotFound("The requested model does not exist.", code="model_not_found", param="model")
-        return Response(models.render(found[0]), media_type="application/json")
+        return Response(models.render(found), media_type="application/json")
 
     return await handled(gate, http, "models.read", work)
+
+
+async def delete_model(gate: Sluicegate, http: HttpRequest) -> Response:
+    """Delete a fine-tuned model or checkpoint that is not deployed; no key is needed for that."""
+
+    async def work(incoming: Incoming) -> Response:
+        account = await gate.accounts.get(incoming.principal.account)
+        if account is None:
+            raise NotFound("The account does not exist.")
+        name, actor = http.path_params["model"], f"{account.name}/{incoming.principal.name}"
+        deletions = gate.model_deletions(await gate.region(account.location))
+        try:
+            receipt = await deletions.delete(account.name, account.location, name, actor=actor)
+        except PurgeIncomplete:
+            raise ApiError(
+                "The deletion is not complete. The purge timer goes on with the rest and issues the receipt.",
+                code="DeletionIncomplete",
+            ) from None
+        deleted = {"id": name, "object": "model", "deleted": True, "receipt": receipt.id}
+        return Response(encode(deleted), media_type="application/json")
+
+    return await handled(gate, http, "models.delete", work)
 
 
 async def unknown(gate: Sluicegate, http: HttpRequest) -> Response:

@@ -6,21 +6,22 @@ from collections.abc import Iterable
 from typing import Any
 
 from sluicegate.api.encoding import encode
-from sluicegate.types import Model
+from sluicegate.fine_tuning.model_catalogue import KnownModel
 
 
-def render(model: Model) -> bytes:
+def render(known: KnownModel) -> bytes:
     """Return one model as JSON."""
-    return encode(_fields(model))
+    return encode(_fields(known))
 
 
-def render_list(models: Iterable[Model]) -> bytes:
+def render_list(models: Iterable[KnownModel]) -> bytes:
     """Return the list of models as JSON, in the order given."""
     return encode({"object": "list", "data": [_fields(model) for model in models]})
 
 
-def _fields(model: Model) -> dict[str, Any]:
-    return {
+def _fields(known: KnownModel) -> dict[str, Any]:
+    model, tuned = known.model, known.tuned
+    fields: dict[str, Any] = {
         "id": model.id,
         "object": "model",
         "created": model.created,
@@ -37,3 +38,9 @@ def _fields(model: Model) -> dict[str, Any]:
         },
         "deprecation": {},
     }
+    if tuned is None:
+        return fields
+    created = int(tuned.created_at.timestamp())
+    capabilities = {**fields["capabilities"], "fine_tune": True, "inference": bool(tuned.deployable)}
+    own = {"id": tuned.id, "created": created, "created_at": created, "owned_by": "organization"}
+    return {**fields, **own, "model": tuned.base, "fine_tune": tuned.job, "capabilities": capabilities}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypeAlias
 
-from sluicegate.errors import NotFound, QuotaExceeded, TrainingFailed
+from sluicegate.errors import ModelUnavailable, NotFound, QuotaExceeded, TrainingFailed
 from sluicegate.fine_tuning.job_files import JobFiles, read_upload
 from sluicegate.fine_tuning.job_removal import JobRemoval
 from sluicegate.fine_tuning.job_store import JobStore
@@ -256,12 +256,25 @@ class Work:
         gone: tuple[str, ...] = await self.plugins.call(served[1], "forget_training", tuple, job=job.for_plugin())
         return gone
 
+    async def forget_model(self, model: TunedModel) -> tuple[str, ...]:
+        """Delete a model where it is elsewhere, and return names of what is gone.
+
+        Raises:
+            ApiError: It may still be there.
+        """
+        if model.elsewhere is None:
+            return ()
+        served = self.plugins.models().get(model.base)
+        if served is None:
+            raise ModelUnavailable("The model is at an upstream that this deployment does not have any more.")
+        gone: tuple[str, ...] = await self.plugins.call(
+            served[1], "forget_model", tuple, name=model.elsewhere, model=served[0]
+        )
+        return gone
+
     async def delete_model(self, model: TunedModel) -> tuple[str, ...]:
         """Delete a model, elsewhere first."""
-        gone: tuple[str, ...] = ()
-        served = self.plugins.models().get(model.base)
-        if model.elsewhere is not None and served is not None:
-            gone = await self.plugins.call(served[1], "forget_model", tuple, name=model.elsewhere, model=served[0])
+        gone = await self.forget_model(model)
         await self.models.delete(model.account, model.id)
         return gone
 

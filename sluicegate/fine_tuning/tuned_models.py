@@ -20,6 +20,7 @@ from typing import Any
 
 from sluicegate.errors import BlobExists, BlobNotFound, NotFound
 from sluicegate.services import BlobStore
+from sluicegate.storage.day_layout import Gone
 from sluicegate.storage.documents import Documents
 from sluicegate.storage.files import Files
 
@@ -56,6 +57,7 @@ class TunedModels:
     """The fine-tuned models of all accounts in a region; one object per process."""
 
     def __init__(self, blobs: BlobStore, files: Files) -> None:
+        self._blobs = blobs
         self._files = files
         self._documents = Documents(blobs, CONTAINER, "")
 
@@ -92,6 +94,15 @@ class TunedModels:
             return False
         await self._files.store(account, model.job).erase(model.weights_file)
         return await self._documents.delete(_name(account, id))
+
+    async def stored(self, model: TunedModel) -> AsyncIterator[Gone]:
+        """Yield what storage holds of a model."""
+        async for blob in self._files.store(model.account, model.job).stored(model.weights_file):
+            yield blob
+        name = _name(model.account, model.id)
+        async for info in self._blobs.list(CONTAINER, name):
+            if info.name == name:
+                yield Gone(CONTAINER, info.name, info.size)
 
     def weights(self, model: TunedModel) -> StoredWeights:
         """Return a model's weights, for the plugin that trains or serves it."""

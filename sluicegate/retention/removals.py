@@ -53,6 +53,8 @@ class Kind(StrEnum):
     """Everything of one account; the subject is its name."""
     DELETE_FILE = "delete.file"
     """One uploaded file; the subject is its id."""
+    DELETE_MODEL = "delete.model"
+    """One fine-tuned model or checkpoint; the subject is its id."""
     DELETE_JOB = "delete.job"
     """One fine-tuning job with its events and files; the subject is its id. Models that it has made stay."""
     DELETE_JOB_FILES = "delete.job-files"
@@ -188,7 +190,11 @@ def check_complete(kind: Kind, subject: str, evidence: Evidence, fates: Sequence
 def conclusion(kind: Kind, evidence: Evidence, fates: Sequence[KeyFate], weaknesses: Sequence[str]) -> dict[str, Any]:
     """Return the part of a receipt that says how complete the removal is, and what that cannot prove."""
     until = max((fate.recoverable_until for fate in fates if fate.recoverable_until is not None), default=None)
-    without_keys = OF_A_FILE if kind in (Kind.DELETE_FILE, Kind.DELETE_JOB, Kind.DELETE_JOB_FILES) else WITHOUT_KEYS
+    without_keys = (
+        OF_A_FILE
+        if kind in (Kind.DELETE_FILE, Kind.DELETE_MODEL, Kind.DELETE_JOB, Kind.DELETE_JOB_FILES)
+        else WITHOUT_KEYS
+    )
     sentences = [*NOT_PROVEN, WITH_KEYS if fates else without_keys]
     if kind in (Kind.DELETE_RECORD, Kind.DELETE_USER, Kind.DELETE_ACCOUNT):
         sentences.append(LATE)
