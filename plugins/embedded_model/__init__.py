@@ -13,6 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -31,9 +32,10 @@ from sluicegate import (
     hookimpl,
 )
 from sluicegate.errors import StartupError, TrainingFailed
-from sluicegate.training import TrainingFiles, TrainingJob, TrainingStep
+from sluicegate.training import TrainingFiles, TrainingJob, TrainingStep, Weights
 
 if TYPE_CHECKING:
+    from plugins.embedded_model.adapters import Engines
     from plugins.embedded_model.embeddings import Embedder
     from plugins.embedded_model.engine import Engine
 
@@ -79,7 +81,10 @@ class Config(PluginConfig):
     most_training_tokens: int = Field(1_000_000, ge=1000)
     """Of a training file in all; about three hours an epoch on one core."""
 
-    _engine: Engine | None = PrivateAttr(default=None)
+    most_adapters: int = Field(4, ge=1, le=64)
+    """Fine-tuned models that are in memory at once, 5 MB each; asking for another one takes a second."""
+
+    _engines: Engines | None = PrivateAttr(default=None)
     _embedder: Embedder | None = PrivateAttr(default=None)
 
 
@@ -124,10 +129,10 @@ async def startup(config: Config) -> None:
 
 @hookimpl
 async def shutdown(config: Config) -> None:
-    engine, config._engine = config._engine, None
+    engines, config._engines = config._engines, None
     embedder, config._embedder = config._embedder, None
-    if engine is not None:
-        await engine.close()
+    if engines is not None:
+        await engines.close()
     if embedder is not None:
         await embedder.close()
 
@@ -141,20 +146,22 @@ def detokenize(tokens: Sequence[int], model: Model, config: Config) -> str:
 
 
 @hookimpl
-async def inference(request: ChatRequest | CompletionRequest, config: Config) -> AsyncIterator[Chunk]:
+async def inference(
+    request: ChatRequest | CompletionRequest, weights: Weights | None, config: Config
+) -> AsyncIterator[Chunk]:
     from plugins.embedded_model.chat import answer
     from plugins.embedded_model.completions import complete
     from plugins.embedded_model.sampling import Defaults
 
-    engine = _engine(config)
     defaults = Defaults(config.temperature, config.top_p, config.max_tokens)
-    if isinstance(request, ChatRequest):
-        source = answer(request, engine, defaults)
-    else:
-        source = complete(request, engine, defaults)
-    async with aclosing(source) as chunks:
-        async for chunk in chunks:
-            yield chunk
+    async with _loaded(config).voice(weights) as voice:
+        if isinstance(request, ChatRequest):
+            source = answer(request, voice, defaults)
+        else:
+            source = complete(request, voice, defaults)
+        async with aclosing(source) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
 
 @hookimpl
@@ -165,16 +172,19 @@ async def embed(request: EmbeddingRequest, config: Config) -> Embeddings:
 async def _load(config: Config) -> None:
     from plugins.embedded_model import weights
 
-    if "chat" in config.serve and config._engine is None:
+    if "chat" in config.serve and config._engines is None:
+        from plugins.embedded_model.adapters import Engines
         from plugins.embedded_model.loading import load
 
-        config._engine = await load(
+        start = partial(
+            load,
             await _chat_weights(config),
             slots=config.slots,
             context_length=config.context_length,
             max_waiting=config.max_waiting,
             threads=config.threads,
         )
+        config._engines = Engines(await start(), lambda adapters: start(adapters=adapters), config.most_adapters)
     if "embedding" in config.serve and config._embedder is None:
         from plugins.embedded_model.embeddings import Embedder
 
@@ -184,10 +194,14 @@ async def _load(config: Config) -> None:
         config._embedder = await Embedder.open(local)
 
 
-def _engine(config: Config) -> Engine:
-    if config._engine is None:
+def _loaded(config: Config) -> Engines:
+    if config._engines is None:
         raise ModelUnavailable("The chat model is not loaded.", retry_after_s=2)
-    return config._engine
+    return config._engines
+
+
+def _engine(config: Config) -> Engine:
+    return _loaded(config).engine
 
 
 def _embedder(config: Config) -> Embedder:

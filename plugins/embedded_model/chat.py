@@ -10,7 +10,7 @@ from typing import Any
 
 from plugins.embedded_model import sampling
 from plugins.embedded_model.choices import Meter, budget, merged, refuse_huge
-from plugins.embedded_model.engine import Engine
+from plugins.embedded_model.engine import Voice
 from plugins.embedded_model.template import chat_prompt, turns
 from plugins.embedded_model.tools import Tools, offered
 from plugins.embedded_model.writer import Plan, Writer
@@ -20,31 +20,31 @@ from sluicegate.requests import JsonSchemaFormat
 _MAX_SCHEMA = 65_536
 
 
-async def answer(request: ChatRequest, engine: Engine, defaults: sampling.Defaults) -> AsyncGenerator[Chunk]:
+async def answer(request: ChatRequest, voice: Voice, defaults: sampling.Defaults) -> AsyncGenerator[Chunk]:
     """Yield the chunks of all choices.
 
     Raises:
         InvalidRequest: Too long, or an option or schema that the model cannot follow.
         ModelUnavailable: Too many requests wait.
     """
-    plan = await asyncio.to_thread(_plan, request, engine, defaults)
+    plan = await asyncio.to_thread(_plan, request, voice, defaults)
     meter, owner = Meter(len(plan.prompt)), object()
-    choices = [Writer(engine, plan, meter, index, owner).write for index in range(request.choices)]
-    async with aclosing(merged(choices, engine.parallel)) as chunks:
+    choices = [Writer(voice, plan, meter, index, owner).write for index in range(request.choices)]
+    async with aclosing(merged(choices, voice.parallel)) as chunks:
         async for chunk in chunks:
             yield chunk
 
 
-def _plan(request: ChatRequest, engine: Engine, defaults: sampling.Defaults) -> Plan:
+def _plan(request: ChatRequest, voice: Voice, defaults: sampling.Defaults) -> Plan:
     tools, schema = offered(request), _schema(request)
     _check_schemas(tools, schema)
     spoken = turns(request, _instructions(request, tools))
     size = sum(len(turn.text) for turn in spoken)
-    refuse_huge(size, engine.tokenizer.longest, engine.context_length, "messages")
-    prompt = chat_prompt(spoken, engine.tokenizer)
-    limit = budget(len(prompt), request.max_output_tokens, defaults.max_tokens, engine.context_length, "messages")
+    refuse_huge(size, voice.tokenizer.longest, voice.context_length, "messages")
+    prompt = chat_prompt(spoken, voice.tokenizer)
+    limit = budget(len(prompt), request.max_output_tokens, defaults.max_tokens, voice.context_length, "messages")
     top = max(1, request.top_logprobs or 0) if request.logprobs else 0
-    return Plan(request, prompt, sampling.options(request, engine.tokenizer, defaults, top), tools, schema, limit)
+    return Plan(request, prompt, sampling.options(request, voice.tokenizer, defaults, top), tools, schema, limit)
 
 
 def _schema(request: ChatRequest) -> Mapping[str, Any] | None:

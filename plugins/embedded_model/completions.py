@@ -12,7 +12,7 @@ from typing import Any
 
 from plugins.embedded_model import sampling
 from plugins.embedded_model.choices import Choice, Meter, Send, budget, merged, refuse_huge
-from plugins.embedded_model.engine import Engine, Lease
+from plugins.embedded_model.engine import Lease, Voice
 from plugins.embedded_model.logprobs import for_completions
 from plugins.embedded_model.release import Release, Unit, unit_of
 from sluicegate import Chunk, CompletionRequest, Unsupported
@@ -39,7 +39,7 @@ class _Plan:
     owner: object
 
 
-async def complete(request: CompletionRequest, engine: Engine, defaults: sampling.Defaults) -> AsyncGenerator[Chunk]:
+async def complete(request: CompletionRequest, voice: Voice, defaults: sampling.Defaults) -> AsyncGenerator[Chunk]:
     """Yield the chunks of all choices: ``n`` for the first prompt, then ``n`` for the second …
 
     Raises:
@@ -48,23 +48,23 @@ async def complete(request: CompletionRequest, engine: Engine, defaults: samplin
     """
     if request.echo and request.logprobs is not None:
         raise Unsupported("Setting 'echo' and 'logprobs' at the same time is not supported.", param="logprobs")
-    plans = await asyncio.to_thread(_plans, request, engine, defaults)
-    writer = _Writer(request, engine, Meter(sum(len(plan.ids) for plan in plans)))
-    async with aclosing(merged([*writer.choices(plans)], engine.parallel)) as chunks:
+    plans = await asyncio.to_thread(_plans, request, voice, defaults)
+    writer = _Writer(request, voice, Meter(sum(len(plan.ids) for plan in plans)))
+    async with aclosing(merged([*writer.choices(plans)], voice.parallel)) as chunks:
         async for chunk in chunks:
             yield chunk
 
 
-def _plans(request: CompletionRequest, engine: Engine, defaults: sampling.Defaults) -> list[_Plan]:
-    tokenizer, owner = engine.tokenizer, object()
+def _plans(request: CompletionRequest, voice: Voice, defaults: sampling.Defaults) -> list[_Plan]:
+    tokenizer, owner = voice.tokenizer, object()
     logprobs = request.logprobs if request.best_of is None else request.logprobs or 0
     top = 0 if logprobs is None else max(1, logprobs)
     options = sampling.options(request, tokenizer, defaults, top)
     plans = []
     for number, text in enumerate(request.prompts):
-        refuse_huge(len(text), tokenizer.longest, engine.context_length, "prompt")
+        refuse_huge(len(text), tokenizer.longest, voice.context_length, "prompt")
         ids = tokenizer.encode(text) or [tokenizer.beginning]
-        limit = budget(len(ids), request.max_tokens, _MAX_TOKENS, engine.context_length, "prompt")
+        limit = budget(len(ids), request.max_tokens, _MAX_TOKENS, voice.context_length, "prompt")
         plans.append(_Plan(number, text, ids, options, limit, owner))
     return plans
 
@@ -72,9 +72,9 @@ def _plans(request: CompletionRequest, engine: Engine, defaults: sampling.Defaul
 class _Writer:
     """Writes the choices of one request."""
 
-    def __init__(self, request: CompletionRequest, engine: Engine, meter: Meter) -> None:
+    def __init__(self, request: CompletionRequest, voice: Voice, meter: Meter) -> None:
         self._request = request
-        self._engine = engine
+        self._voice = voice
         self._meter = meter
         self._n = request.n or 1
 
@@ -90,7 +90,7 @@ class _Writer:
         offset = len(plan.text)
         await self._echo(plan, index, send)
         async with (
-            self._engine.lease(plan.ids, plan.owner) as lease,
+            self._voice.lease(plan.ids, plan.owner) as lease,
             aclosing(self._generate(lease, plan, number)) as steps,
         ):
             async for units, finish in steps:
@@ -100,7 +100,7 @@ class _Writer:
     async def _write_best(self, plan: _Plan, candidates: int, send: Send) -> None:
         """Write the ``n`` of several completions whose tokens were the likeliest on average."""
         written: list[tuple[list[Unit], str | None]] = []
-        async with self._engine.lease(plan.ids, plan.owner) as lease:
+        async with self._voice.lease(plan.ids, plan.owner) as lease:
             for number in range(candidates):
                 async with aclosing(self._generate(lease, plan, number)) as steps:
                     parts = [step async for step in steps]
@@ -123,7 +123,7 @@ class _Writer:
                 self._meter.completion_tokens += piece.new
                 if number == 0 and piece.generated == piece.new:
                     self._meter.cached_tokens += lease.cached or 0
-                units = release.feed(unit_of(piece, self._engine.tokenizer))
+                units = release.feed(unit_of(piece, self._voice.tokenizer))
                 if release.matched is not None:
                     yield units, "stop"
                     return
@@ -139,7 +139,7 @@ class _Writer:
     def _chunk(self, units: Sequence[Unit], index: int, offset: int, finish: str | None) -> Chunk:
         top, logprobs = self._request.logprobs, None
         if top is not None and any(unit.text for unit in units):
-            logprobs = for_completions(units, self._engine.tokenizer, top, offset)
+            logprobs = for_completions(units, self._voice.tokenizer, top, offset)
         text = "".join(unit.text for unit in units)
         return Chunk(text, index, logprobs=logprobs, finish_reason=finish, usage=self._meter.usage)
 

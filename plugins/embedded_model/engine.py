@@ -15,7 +15,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,12 +56,22 @@ class Engine:
         server: The runtime, an ``xllamacpp.Server``.
 
     Attributes:
+        adapters: The fine-tuned weights that were loaded beside the model, by their ids.
         parallel: Requests that run at once.
         context_length: Tokens of prompt and answer together, for each slot.
     """
 
-    def __init__(self, server: Any, tokenizer: Tokenizer, slots: int, context_length: int, max_waiting: int) -> None:
+    def __init__(
+        self,
+        server: Any,
+        tokenizer: Tokenizer,
+        slots: int,
+        context_length: int,
+        max_waiting: int,
+        adapters: Sequence[str] = (),
+    ) -> None:
         self.tokenizer = tokenizer
+        self.adapters = tuple(adapters)
         self.context_length = context_length
         self.parallel = slots
         self.slots = Slots(slots, max_waiting)
@@ -71,16 +81,17 @@ class Engine:
         self._closed = False
 
     @asynccontextmanager
-    async def lease(self, prompt: Sequence[int], owner: object) -> AsyncIterator[Lease]:
+    async def lease(self, prompt: Sequence[int], owner: object, adapter: str | None = None) -> AsyncIterator[Lease]:
         """Wait for a slot and hold it. It is free again as soon as the runtime has stopped, not before.
 
         Args:
             owner: The same object for all leases of one request, which may share what they read.
+            adapter: Which of ``adapters`` is at work; None for the model as it is.
 
         Raises:
             ModelUnavailable: The queue is full, or the model was closed.
         """
-        lease = Lease(self, await self.slots.acquire(prompt, owner), owner)
+        lease = Lease(self, await self.slots.acquire(prompt, owner, adapter), owner, adapter)
         try:
             yield lease
         finally:
@@ -105,6 +116,30 @@ class Engine:
     def _unload(self) -> None:
         self._threads.shutdown()
         self._server = None
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """An engine with one of its adapters at work, or none: what answers a request."""
+
+    engine: Engine
+    adapter: str | None = None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.engine.tokenizer
+
+    @property
+    def context_length(self) -> int:
+        return self.engine.context_length
+
+    @property
+    def parallel(self) -> int:
+        return self.engine.parallel
+
+    def lease(self, prompt: Sequence[int], owner: object) -> AbstractAsyncContextManager[Lease]:
+        """See :meth:`Engine.lease`."""
+        return self.engine.lease(prompt, owner, self.adapter)
 
 
 class _Run:
@@ -149,11 +184,14 @@ class Lease:
         cached: Tokens of the first prompt that the slot still knew.
     """
 
-    def __init__(self, engine: Engine, slot: Slot, owner: object) -> None:
+    def __init__(self, engine: Engine, slot: Slot, owner: object, adapter: str | None) -> None:
         self.cached: int | None = None
         self._engine = engine
         self._slot = slot
         self._owner = owner
+        self._adapter = adapter
+        # All of them, each time: where one is left out, the runtime goes on from what it read under another.
+        self._lora = [{"id": id, "scale": float(name == adapter)} for id, name in enumerate(engine.adapters)]
         self._run: _Run | None = None
 
     async def run(self, prompt: Sequence[int], options: Mapping[str, Any]) -> AsyncGenerator[Piece]:
@@ -171,13 +209,13 @@ class Lease:
             **options,
             "prompt": list(prompt),
             "id_slot": slot.number,
-            "cache_prompt": slot.remembers(prompt, self._owner),
-            "lora": [],
+            "cache_prompt": slot.remembers(prompt, self._owner, self._adapter),
+            "lora": self._lora,
             "stream": True,
             "return_progress": True,
             "verbose": True,
         }
-        slot.tokens, slot.owner = [], self._owner
+        slot.tokens, slot.owner, slot.adapter = [], self._owner, self._adapter
         run = self._run = self._engine.start(body)
         ids: list[int] = []
         piece: Piece | None = None

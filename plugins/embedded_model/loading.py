@@ -13,6 +13,9 @@ import http.client
 import json
 import os
 import secrets
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +39,28 @@ async def load(
     context_length: int = 4096,
     max_waiting: int = 64,
     threads: int | None = None,
+    adapters: Mapping[str, bytes] | None = None,
 ) -> Engine:
     """Load the model: about 1 s and, for the default one, 100 MB and 46 MB for every 2048 tokens of each slot.
 
     Args:
+        adapters: Fine-tuned weights to load beside it, as GGUF files, by their ids.
         threads: By default one less than there are cores, at least one.
 
     Raises:
         StartupError: The file cannot be used; the message says why.
     """
-    return await asyncio.to_thread(_load, weights, slots, context_length, max_waiting, threads)
+    return await asyncio.to_thread(_load, weights, slots, context_length, max_waiting, threads, adapters or {})
 
 
-def _load(weights: Path, slots: int, context_length: int, max_waiting: int, threads: int | None) -> Engine:
+def _load(
+    weights: Path,
+    slots: int,
+    context_length: int,
+    max_waiting: int,
+    threads: int | None,
+    adapters: Mapping[str, bytes],
+) -> Engine:
     metadata = read_metadata(weights)
     tokenizer = Tokenizer(metadata)
     if missing := {"<|im_start|>", "<|im_end|>"} - tokenizer.special.keys():
@@ -57,16 +69,33 @@ def _load(weights: Path, slots: int, context_length: int, max_waiting: int, thre
     if context_length > trained:
         raise StartupError(f"context_length: the model was trained for at most {trained} tokens")
     key = secrets.token_urlsafe(32)
-    server = _serve(weights, slots, context_length, threads or max(1, _cores() - 1), key)
+    with ExitStack() as stack:
+        paths = [stack.enter_context(_readable(adapter)) for adapter in adapters.values()]
+        server = _serve(weights, slots, context_length, threads or max(1, _cores() - 1), key, paths)
     _check_tokenizer(tokenizer, server.listening_address, key)
-    return Engine(server, tokenizer, slots, context_length, max_waiting)
+    return Engine(server, tokenizer, slots, context_length, max_waiting, tuple(adapters))
+
+
+@contextmanager
+def _readable(data: bytes) -> Iterator[str]:
+    """Give a path under which the runtime can read ``data`` meanwhile: in memory on Linux, elsewhere a private file."""
+    if hasattr(os, "memfd_create"):
+        with open(os.memfd_create("adapter"), "wb") as file:
+            file.write(data)
+            file.flush()
+            yield f"/proc/self/fd/{file.fileno()}"
+        return
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        yield file.name
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _serve(weights: Path, slots: int, context_length: int, threads: int, key: str) -> Any:
+def _serve(weights: Path, slots: int, context_length: int, threads: int, key: str, adapters: Sequence[str] = ()) -> Any:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -82,10 +111,13 @@ def _serve(weights: Path, slots: int, context_length: int, threads: int, key: st
     params.api_keys = [key]
     params.verbosity = -1
     params.warmup = False
+    # At no scale: a request says which it wants.
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 0.0) for path in adapters]
+    off = [{"id": id, "scale": 0.0} for id in range(len(adapters))]
     try:
         server = xllamacpp.Server(params)
         # A runtime that is dropped before its loop has begun waits for it for ever, so let it do something first.
-        server.handle_completions({"prompt": [0], "max_tokens": 1, "cache_prompt": False, "lora": []})
+        server.handle_completions({"prompt": [0], "max_tokens": 1, "cache_prompt": False, "lora": off})
         return server
     except (RuntimeError, ValueError) as error:
         raise StartupError(f"chat_weights: the runtime cannot load {weights}") from error

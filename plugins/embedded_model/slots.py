@@ -2,7 +2,8 @@
 
 A slot keeps the attention cache of its last request, so a conversation's next turn need not read the earlier turns
 again. That memory must not tell one caller what another one asked, neither by speed nor by ``cached_tokens``. So a slot is
-continued only by a prompt that repeats all of it, the model's answer included, or by the same request.
+continued only by a prompt that repeats all of it, the model's answer included, or by the same request; and never by a request
+for other weights, under which the cache would mean something else.
 """
 
 from __future__ import annotations
@@ -22,14 +23,18 @@ class Slot:
     Attributes:
         tokens: What its cache holds, prompt and answer; empty when nobody may continue from it.
         owner: The request that used it last.
+        adapter: The fine-tuned weights under which it did, or None.
     """
 
     number: int
     tokens: list[int] = field(default_factory=list)
     owner: object | None = None
+    adapter: str | None = None
 
-    def remembers(self, prompt: Sequence[int], owner: object) -> bool:
+    def remembers(self, prompt: Sequence[int], owner: object, adapter: str | None = None) -> bool:
         """Whether this request may continue from the slot's cache."""
+        if adapter != self.adapter:
+            return False
         held = len(self.tokens)
         return self.owner is owner or (held > 0 and list(prompt[:held]) == self.tokens)
 
@@ -52,14 +57,14 @@ class Slots:
         """How many slots nobody uses."""
         return len(self._free)
 
-    async def acquire(self, prompt: Sequence[int], owner: object) -> Slot:
+    async def acquire(self, prompt: Sequence[int], owner: object, adapter: str | None = None) -> Slot:
         """Return a slot: one that remembers ``prompt``, or else the least recently used.
 
         Raises:
             ModelUnavailable: Too many wait already.
         """
         if self._free:
-            slot = next((slot for slot in self._free if slot.remembers(prompt, owner)), self._free[0])
+            slot = next((slot for slot in self._free if slot.remembers(prompt, owner, adapter)), self._free[0])
             self._free.remove(slot)
             return slot
         if len(self._waiting) >= self._max_waiting:

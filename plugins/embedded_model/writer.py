@@ -11,7 +11,7 @@ from typing import Any
 
 from plugins.embedded_model import sampling
 from plugins.embedded_model.choices import Meter, Send
-from plugins.embedded_model.engine import Engine, Lease, Piece, SchemaNotSupported
+from plugins.embedded_model.engine import Lease, Piece, SchemaNotSupported, Voice
 from plugins.embedded_model.logprobs import for_chat
 from plugins.embedded_model.release import Release, Unit, unit_of
 from plugins.embedded_model.tools import ANY_ARGUMENTS, CALL_MARK, NAME_OPENING, NO_ARGUMENTS, Tools, arguments_opening
@@ -44,8 +44,8 @@ class Writer:
         owner: The same object for all choices of a request.
     """
 
-    def __init__(self, engine: Engine, plan: Plan, meter: Meter, index: int, owner: object) -> None:
-        self._engine = engine
+    def __init__(self, voice: Voice, plan: Plan, meter: Meter, index: int, owner: object) -> None:
+        self._voice = voice
         self._plan = plan
         self._meter = meter
         self._index = index
@@ -55,7 +55,7 @@ class Writer:
 
     async def write(self, send: Send) -> None:
         """Write the choice, its last chunk with a ``finish_reason``."""
-        async with self._engine.lease(self._plan.prompt, self._owner) as lease:
+        async with self._voice.lease(self._plan.prompt, self._owner) as lease:
             if self._plan.tools.forced:
                 await self._write_call(lease, self._plan.prompt, send)
             else:
@@ -63,7 +63,7 @@ class Writer:
 
     async def _write_text(self, lease: Lease, send: Send) -> None:
         """Write text, and go on with a tool call when the model begins one."""
-        plan, tokenizer = self._plan, self._engine.tokenizer
+        plan, tokenizer = self._plan, self._voice.tokenizer
         stops = sampling.stops(plan.request)
         may_call = bool(plan.tools.functions) and CALL_MARK not in stops
         release = Release([*stops, CALL_MARK] if may_call else stops)
@@ -102,7 +102,7 @@ class Writer:
 
     async def _written_name(self, lease: Lease, prompt: Sequence[int], names: list[str]) -> str | None:
         """Return the function that the model calls; None when it may not write enough to say."""
-        prompt = [*prompt, *self._engine.tokenizer.encode(NAME_OPENING)]
+        prompt = [*prompt, *self._voice.tokenizer.encode(NAME_OPENING)]
         text, finish = "", "length"
         if options := await self._part_options(lease, prompt, {"enum": names}):
             async with aclosing(lease.run(prompt, options)) as pieces:
@@ -113,7 +113,7 @@ class Writer:
 
     async def _write_arguments(self, lease: Lease, prompt: Sequence[int], function: Function, send: Send) -> str:
         """Write the arguments as they come; return the choice's ``finish_reason``."""
-        prompt = [*prompt, *self._engine.tokenizer.encode(arguments_opening(function.name))]
+        prompt = [*prompt, *self._voice.tokenizer.encode(arguments_opening(function.name))]
         options = await self._arguments_options(lease, prompt, function)
         finish = "length"
         if not options:
@@ -156,7 +156,7 @@ class Writer:
         self, lease: Lease, prompt: Sequence[int], schema: Mapping[str, Any]
     ) -> Mapping[str, Any] | None:
         """Return options for a part of a tool call; None when there is no room for it."""
-        left = min(self._plan.limit - self._spent, self._engine.context_length - len(prompt))
+        left = min(self._plan.limit - self._spent, self._voice.context_length - len(prompt))
         return await lease.constrain(prompt, {**self._options(left), "n_probs": 0}, schema) if left > 0 else None
 
     def _options(self, max_tokens: int) -> dict[str, Any]:
@@ -173,7 +173,7 @@ class Writer:
 
     def _logprobs(self, units: Sequence[Unit]) -> Mapping[str, Any] | None:
         request = self._plan.request
-        return for_chat(units, self._engine.tokenizer, request.top_logprobs or 0) if request.logprobs else None
+        return for_chat(units, self._voice.tokenizer, request.top_logprobs or 0) if request.logprobs else None
 
 
 def _unsupported(param: str, what: str) -> Unsupported:

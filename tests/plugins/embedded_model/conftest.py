@@ -24,8 +24,8 @@ async def config() -> AsyncIterator[embedded_model.Config]:
 
 @pytest.fixture(scope="session")
 def engine(config: embedded_model.Config) -> Engine:
-    assert config._engine is not None
-    return config._engine
+    assert config._engines is not None
+    return config._engines.engine
 
 
 @pytest.fixture(scope="session")

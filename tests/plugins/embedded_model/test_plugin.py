@@ -46,7 +46,7 @@ async def test_only_what_is_served_is_registered_and_loaded():
     await embedded_model.startup(config)
 
     assert model.id == "vectors"
-    assert config._engine is None
+    assert config._engines is None
     assert config._embedder is not None
     await embedded_model.shutdown(config)
 
