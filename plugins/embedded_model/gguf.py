@@ -24,6 +24,10 @@ _ALIGNMENT = 32
 _FLOAT16 = 1
 
 
+class NotGguf(ValueError):
+    """A file is not GGUF of version 2 or 3."""
+
+
 @dataclass(frozen=True, slots=True)
 class TensorPlace:
     """Where a tensor is in its file.
@@ -48,7 +52,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             return _keys(file)[0]
-    except (OSError, struct.error, KeyError, ValueError) as error:
+    except NotGguf as error:
+        raise StartupError(f"{path} is not a GGUF file of version 2 or 3") from error
+    except (OSError, struct.error, KeyError) as error:
         raise StartupError(f"{path} cannot be read as a GGUF file: {type(error).__name__}") from error
 
 
@@ -56,7 +62,7 @@ def read_tensors(file: BinaryIO) -> tuple[dict[str, Any], dict[str, TensorPlace]
     """Return a file's keys and values, and where each of its tensors is.
 
     Raises:
-        ValueError, KeyError, struct.error: It is not GGUF version 2 or 3.
+        NotGguf, KeyError, struct.error: It is not GGUF version 2 or 3, or ends early.
     """
     metadata, count = _keys(file)
     table = [(_string(file), _shape(file), _scalar(file, "I"), _scalar(file, "Q")) for _ in range(count)]
@@ -81,7 +87,7 @@ def _keys(file: BinaryIO) -> tuple[dict[str, Any], int]:
     """Return the keys and values, and how many tensors there are."""
     magic, version, tensors, keys = struct.unpack("<4sIQQ", file.read(24))
     if magic != b"GGUF" or version not in (2, 3):
-        raise ValueError("not a GGUF file of version 2 or 3")
+        raise NotGguf
     return {_string(file): _value(file, _scalar(file, "I")) for _ in range(keys)}, tensors
 
 

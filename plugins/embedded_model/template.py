@@ -8,7 +8,7 @@ message, so there always is one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,9 +33,14 @@ class Turn:
 
 
 def turns(request: ChatRequest, instructions: Iterable[str] = ()) -> list[Turn]:
-    """Return the conversation, with ``instructions`` added to its first system message."""
-    spoken = [_turn(message) for message in request.messages]
-    if not isinstance(request.messages[0], SystemMessage | DeveloperMessage):
+    """Return the conversation of a request, with ``instructions`` added to its first system message."""
+    return conversation(request.messages, instructions)
+
+
+def conversation(messages: Sequence[Message], instructions: Iterable[str] = ()) -> list[Turn]:
+    """Return messages as turns, a system message first."""
+    spoken = [_turn(message) for message in messages]
+    if not isinstance(messages[0], SystemMessage | DeveloperMessage):
         spoken.insert(0, Turn("system", _NEUTRAL))
     first = spoken[0]
     return [Turn(first.speaker, "\n\n".join([first.text, *instructions])), *spoken[1:]]

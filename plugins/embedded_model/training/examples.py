@@ -7,18 +7,23 @@ tools; see ``template``. Learnt are the assistant's messages, with the mark that
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from plugins.embedded_model.template import turns
+from plugins.embedded_model.template import conversation
 from plugins.embedded_model.tokenizer import Tokenizer
 from plugins.embedded_model.tools import offered
 from plugins.embedded_model.training.llama import Example
 from plugins.embedded_model.training.tensors import NotTrainable
 from sluicegate import ChatRequest
+from sluicegate.requests import Message
+
+T = TypeVar("T")
+_MESSAGES: TypeAdapter[tuple[Message, ...]] = TypeAdapter(tuple[Message, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,34 +50,34 @@ class Rows:
     left_out: int = 0
 
     def supervised(self, lines: Iterable[bytes]) -> Iterator[Example]:
-        """Yield the examples of a file of chats, or of prompts and completions."""
-        for row in _rows(lines):
-            if "messages" in row:
-                example = self._chat(row["messages"], row)
-            else:
-                prompt, completion = (self.tokenizer.encode(row[name]) for name in ("prompt", "completion"))
-                end = self.tokenizer.special["<|im_end|>"]
-                example = self._example([(prompt, False), ([*completion, end], True)])
-            if example:
-                yield example
+        """Yield the examples of a file of chats, or of prompts and completions.
+
+        Raises:
+            NotTrainable: A line is no example of text; the message has its number.
+        """
+        yield from _each(lines, self._supervised)
 
     def preferences(self, lines: Iterable[bytes]) -> Iterator[Pair]:
-        """Yield the pairs of a file of preferences."""
-        for row in _rows(lines):
-            given = row["input"]
-            preferred, other = (
-                self._chat([*_unlearnt(given["messages"]), *row[output]], given)
-                for output in ("preferred_output", "non_preferred_output")
-            )
-            if preferred and other:
-                yield Pair(preferred, other)
+        """Yield the pairs of a file of preferences; raises likewise."""
+        yield from _each(lines, self._pair)
+
+    def _supervised(self, row: Mapping[str, Any]) -> Example | None:
+        if "messages" in row:
+            return self._chat(row["messages"], row)
+        prompt, completion = (self.tokenizer.encode(row[name]) for name in ("prompt", "completion"))
+        return self._example([(prompt, False), ([*completion, self.tokenizer.special["<|im_end|>"]], True)])
+
+    def _pair(self, row: Mapping[str, Any]) -> Pair | None:
+        given = row["input"]
+        before = [{**message, "weight": 0} for message in given["messages"]]
+        preferred, other = (
+            self._chat([*before, *row[output]], given) for output in ("preferred_output", "non_preferred_output")
+        )
+        return Pair(preferred, other) if preferred and other else None
 
     def _chat(self, messages: list[Mapping[str, Any]], offers: Mapping[str, Any]) -> Example | None:
         plain = [{name: value for name, value in message.items() if name != "weight"} for message in messages]
-        body = {"messages": plain, **{name: offers[name] for name in ("tools",) if offers.get(name)}}
-        request = ChatRequest.model_validate_json(json.dumps(body))
-        tools = offered(request)
-        spoken = turns(request, [tools.instructions()] if tools.functions else ())
+        spoken = conversation(_MESSAGES.validate_json(json.dumps(plain)), _instructions(offers.get("tools")))
         start, end, line = (
             self.tokenizer.special["<|im_start|>"],
             self.tokenizer.special["<|im_end|>"],
@@ -103,15 +108,23 @@ class Rows:
         return Example(ids, scored)
 
 
-def _unlearnt(messages: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{**message, "weight": 0} for message in messages]
+def _instructions(tools: object) -> list[str]:
+    """Return what the system message says of tools, which is what it says when the model is asked."""
+    if not tools:
+        return []
+    asked = ChatRequest.model_validate_json(json.dumps({"messages": [{"role": "user", "content": ""}], "tools": tools}))
+    functions = offered(asked)
+    return [functions.instructions()] if functions.functions else []
 
 
-def _rows(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+def _each(lines: Iterable[bytes], read: Callable[[Mapping[str, Any]], T | None]) -> Iterator[T]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            yield json.loads(line.removeprefix(b"\xef\xbb\xbf"))
-        except ValueError:
-            raise NotTrainable(f"line {number} of a file, which is not JSON") from None
+            found = read(json.loads(line.removeprefix(b"\xef\xbb\xbf")))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            # Its message would quote the line.
+            raise NotTrainable(f"line {number} of a file, which is no example of text") from None
+        if found is not None:
+            yield found

@@ -75,7 +75,7 @@ def chat(config: embedded_model.Config) -> Callable[..., Any]:
     async def ask(question: str | None = None, **body: Any) -> Answered:
         if question is not None:
             body["messages"] = user(question)
-        return Answered([chunk async for chunk in embedded_model.inference(chat_request(**body), config)])
+        return Answered([chunk async for chunk in embedded_model.inference(chat_request(**body), None, config)])
 
     return ask
 
@@ -84,6 +84,6 @@ def chat(config: embedded_model.Config) -> Callable[..., Any]:
 def complete(config: embedded_model.Config) -> Callable[..., Any]:
     async def ask(prompt: Any, **body: Any) -> Answered:
         request = completion_request(prompt=prompt, **body)
-        return Answered([chunk async for chunk in embedded_model.inference(request, config)])
+        return Answered([chunk async for chunk in embedded_model.inference(request, None, config)])
 
     return ask

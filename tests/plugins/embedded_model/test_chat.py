@@ -208,7 +208,7 @@ async def test_a_request_without_a_limit_is_never_too_long_for_its_default():
 
 
 async def test_closing_the_answer_stops_all_choices(config: embedded_model.Config, engine: Engine):
-    answer = embedded_model.inference(chat_request(messages=user("Tell a long story."), n=5), config)
+    answer = embedded_model.inference(chat_request(messages=user("Tell a long story."), n=5), None, config)
     await anext(answer)
 
     await answer.aclose()

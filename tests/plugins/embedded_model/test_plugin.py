@@ -73,7 +73,7 @@ async def test_before_it_is_loaded_a_model_says_when_to_come_back():
     request = ChatRequest.model_validate({"messages": ({"role": "user", "content": "Hi"},)})
 
     with pytest.raises(ModelUnavailable) as refused:
-        await anext(embedded_model.inference(request, config))
+        await anext(embedded_model.inference(request, None, config))
     with pytest.raises(ModelUnavailable):
         await embedded_model.embed(EmbeddingRequest(input="Hi"), config)
 
