@@ -397,6 +397,10 @@ class PurgeIncomplete(SluicegateError):
         super().__init__("purge incomplete: " + "; ".join(self.left))
 
 
+class CountsUnreadable(SluicegateError):
+    """The operator sees it: counts of signals that are stored are not what this version writes."""
+
+
 class MonitoringIncomplete(SluicegateError):
     """The operator sees it: the invocation of the timer ``abuse`` fails and the next one tries again.
 

@@ -16,15 +16,13 @@ purge removes it.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
 
-from sluicegate.errors import BlobChanged, BlobNotFound
+from sluicegate.errors import BlobChanged, BlobExists, CountsUnreadable
 from sluicegate.monitoring.counting import Hour
 from sluicegate.services import BlobStore
 from sluicegate.storage.day_layout import CEILING_DAYS, MARGIN, Gone, Tally
@@ -71,18 +69,16 @@ class Counters:
 
         Raises:
             ServiceError: Storage failed; nothing was added, or everything.
+            CountsUnreadable: Somebody else wrote what is there.
         """
 
-        hour = Hour()
-
-        def update(found: Mapping[str, Any] | None) -> Mapping[str, Any]:
-            nonlocal hour
-            hour = Hour() if found is None else Hour.from_document(found)
+        while True:
+            found = await self._get(account, start)
+            hour, etag = (Hour(), None) if found is None else found
             hour.merge(part)
-            return hour.document
-
-        await self._hours.change(f"{account}/{start:%Y%m%d%H}", update)
-        return hour
+            with suppress(BlobChanged, BlobExists):
+                await self._hours.put(_name(account, start), hour.document, etag=etag)
+                return hour
 
     async def read(self, account: str, since: datetime, until: datetime) -> list[tuple[datetime, Hour]]:
         """Return the hours of an account in which anything was counted, in order, without what is deleted.
@@ -116,13 +112,13 @@ class Counters:
         is_meant = _meant(scope)
         async for start, hour in self._stored(account):
             if left := hour.entries - hour.without(is_meant).entries:
-                tally.note(Gone(CONTAINER, f"{account}/{start:%Y%m%d%H}", 0, left, "counts"))
+                tally.note(Gone(CONTAINER, _name(account, start), 0, left, "counts"))
 
     async def forget(self, account: str, scope: OfUser | OfAccount) -> int:
         """Delete the rows and references of an end user, or of everybody; return how many are left, which is none.
 
         Raises:
-            ServiceError: Storage failed; run again, it goes on, and so does the purge.
+            ServiceError, CountsUnreadable: Something is left; run again, it goes on, and so does the purge.
         """
         name = scope.user if isinstance(scope, OfUser) else EVERYBODY
         marked = {"until": self._clock().isoformat()}
@@ -146,24 +142,35 @@ class Counters:
 
         Returns:
             How many hours went.
+
+        Raises:
+            ServiceError, CountsUnreadable: Something is left; everything else is done where storage lets it.
         """
-        await self._finish_deletions(now)
         due = []
         async for blob in self._blobs.list(CONTAINER):
             account, _, hour = blob.name.partition("/")
             if _start(hour) + timedelta(days=min(days_of(account), CEILING_DAYS)) - MARGIN <= now:
                 due.append(blob.name)
-        return sum([await self._hours.delete(name) for name in due])
+        gone = sum([await self._hours.delete(name) for name in due])
+        await self._finish_deletions(now)
+        return gone
 
     async def _finish_deletions(self, now: datetime) -> None:
+        unreadable: CountsUnreadable | None = None
         for mark in await self._forgotten.every():
             until = datetime.fromisoformat(mark.content["until"])
             account, _, user = mark.name.partition("/")
-            await self._strip(account, _meant(OfAccount() if user == EVERYBODY else OfUser(user)), until)
+            try:
+                await self._strip(account, _meant(OfAccount() if user == EVERYBODY else OfUser(user)), until)
+            except CountsUnreadable as error:
+                unreadable = error
+                continue
             if until + LATE < now:
                 # One that was renewed meanwhile stays for the next run.
                 with suppress(BlobChanged):
                     await self._forgotten.delete(mark.name, etag=mark.etag)
+        if unreadable is not None:
+            raise unreadable
 
     async def _deletions(self, account: str) -> Callable[[datetime, str | None], bool]:
         """Return what tells whether a deletion covers an end user's row of an hour."""
@@ -177,11 +184,10 @@ class Counters:
         async for start, hour in self._stored(account):
             if (until is not None and start > until) or hour.without(is_meant).entries == hour.entries:
                 continue
-            name = f"{account}/{start:%Y%m%d%H}"
-            while (found := await self._hours.get(name)) is not None:
-                stripped = Hour.from_document(found.content).without(is_meant)
+            while (found := await self._get(account, start)) is not None:
+                stored, etag = found
                 with suppress(BlobChanged):
-                    await self._hours.put(name, stripped.document, etag=found.etag)
+                    await self._hours.put(_name(account, start), stored.without(is_meant).document, etag=etag)
                     break
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -201,11 +207,20 @@ class Counters:
     ) -> Hour | None:
         if listed in known:
             return known[listed]
+        found = await self._get(account, listed[0])
+        return None if found is None else found[0]
+
+    async def _get(self, account: str, start: datetime) -> tuple[Hour, str] | None:
+        """Return an hour and its ETag."""
         try:
-            blob = await self._blobs.get(CONTAINER, f"{account}/{listed[0]:%Y%m%d%H}")
-        except BlobNotFound:
-            return None
-        return Hour.from_document(json.loads(blob.data))
+            found = await self._hours.get(_name(account, start))
+            return None if found is None else (Hour.from_document(found.content), found.etag)
+        except (ValueError, TypeError, LookupError):
+            raise CountsUnreadable(f"the counts of {_name(account, start)}") from None
+
+
+def _name(account: str, start: datetime) -> str:
+    return f"{account}/{start:%Y%m%d%H}"
 
 
 def _start(hour: str) -> datetime:

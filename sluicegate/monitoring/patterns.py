@@ -44,7 +44,7 @@ class Patterns:
         for account in sorted(names, key=lambda name: (name <= self._last, name)):
             try:
                 patterns = await self.of(account)
-            except (SluicegateError, ValueError, LookupError, TypeError) as error:
+            except SluicegateError as error:
                 failed[type(error).__name__] += 1
                 continue
             for pattern in patterns:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from sluicegate.errors import CountsUnreadable
 from sluicegate.monitoring.counters import CONTAINER, FORGOTTEN, LATE, Counters
 from sluicegate.monitoring.counting import Counts, Hour
 from sluicegate.monitoring.types import FlaggedExchange
@@ -56,6 +57,21 @@ async def names(blobs, container=CONTAINER):
 
 async def texts(blobs):
     return b"".join([(await blobs.get(CONTAINER, name)).data for name in await names(blobs)])
+
+
+@pytest.mark.parametrize("data", [b"[]", b"{}", b"no JSON", b'{"v": 2}'])
+async def test_what_somebody_else_wrote_is_an_error_and_goes_when_it_is_time(counters, blobs, clock, data):
+    await blobs.put(CONTAINER, "contoso/2026010112", data)
+
+    for work in (found(counters), counters.add("contoso", NOON, part()), counters.forget("contoso", OfUser(ALICE))):
+        with pytest.raises(CountsUnreadable, match="contoso/2026010112"):
+            await work
+
+    with pytest.raises(CountsUnreadable):
+        await counters.purge(lambda _: 30, clock())
+    clock.advance(30 * DAY)
+    await counters.purge(lambda _: 30, clock())
+    assert await names(blobs) == []
 
 
 def test_an_hour_survives_being_written_down():
