@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from sluicegate.config import FineTuning
 from sluicegate.errors import Conflict, InvalidRequest, NotFound, PurgeIncomplete, QuotaExceeded, SluicegateError
-from sluicegate.fine_tuning.job_store import JobStore, NoSuchJob
+from sluicegate.fine_tuning.job_store import JobStore, NoSuchJob, nothing
 from sluicegate.fine_tuning.jobs import Job, Made, created
 from sluicegate.fine_tuning.runner import Runner
 from sluicegate.fine_tuning.stages import Work
@@ -95,7 +95,7 @@ class Jobs:
             await self.store.create(job, asked.metadata)
         except BaseException:
             with suppress(SluicegateError):
-                await self.store.erase(account, job.id, kept=frozenset())
+                await self.store.erase(account, job.id, kept=nothing)
             raise
         self.runner.wake()
         return job
@@ -268,8 +268,8 @@ class Jobs:
     async def _look_at(self, account: str, id: str, now: datetime) -> None:
         if _made_at(id) + ABANDONED <= now and await self.store.get(account, id) is None:
             models = await self._work.models.list(account)
-            kept = frozenset(model.weights_file for model in models if model.job == id)
-            await self.store.erase(account, id, kept=kept)
+            weights = frozenset(model.weights_file for model in models if model.job == id)
+            await self.store.erase(account, id, kept=weights.__contains__)
 
 
 def no_such_job() -> NotFound:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from sluicegate.fine_tuning.job_store import JobStore
+from sluicegate.fine_tuning.job_store import JobStore, Kept, nothing
 from sluicegate.fine_tuning.jobs import Job
 from sluicegate.fine_tuning.tuned_models import TunedModel, TunedModels
 from sluicegate.retention.removals import Evidence, Found, Kind
@@ -39,7 +39,7 @@ class JobRemoval:
     async def found(self) -> Found:
         """Count what is there."""
         job = await self.store.get(self.account, self.subject)
-        kept = frozenset() if self._takes_models(job) else await self._weights()
+        kept = nothing if self._takes_models(job) else await self._weights()
         tally = Tally()
         if self.kind is Kind.DELETE_JOB:
             stored = self.store.stored(self.account, self.subject, kept=kept)
@@ -77,5 +77,5 @@ class JobRemoval:
     async def _made(self) -> Iterable[TunedModel]:
         return [model for model in await self.models.list(self.account) if model.job == self.subject]
 
-    async def _weights(self) -> frozenset[str]:
-        return frozenset(model.weights_file for model in await self._made())
+    async def _weights(self) -> Kept:
+        return frozenset([model.weights_file for model in await self._made()]).__contains__

@@ -20,7 +20,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from sluicegate.errors import BlobChanged, BlobExists, BlobNotFound, SluicegateError
 from sluicegate.fine_tuning.jobs import Job
@@ -35,7 +35,14 @@ QUEUE = "fine-tuning-queue"
 EVENTS = "fine-tuning-events"
 METADATA = "job-metadata"
 EVENTS_A_PAGE = 100
+Kept: TypeAlias = Callable[[str], bool]
+"""Whether a file of a job's own stays, by its id."""
 _ID = re.compile(r"ftjob-[0-9a-f]{32}")
+
+
+def nothing(_: str) -> bool:
+    """Keep nothing."""
+    return False
 
 
 class NoSuchJob(SluicegateError):
@@ -186,8 +193,8 @@ class JobStore:
 
     # --- deletion ----------------------------------------------------------------------------------------------------
 
-    async def stored(self, account: str, id: str, *, kept: frozenset[str] = frozenset()) -> AsyncIterator[Gone]:
-        """Yield what storage holds of a job, but for the files in ``kept``."""
+    async def stored(self, account: str, id: str, *, kept: Kept = nothing) -> AsyncIterator[Gone]:
+        """Yield what storage holds of a job, but for the files that are ``kept``."""
         async for blob in self.stored_files(account, id, kept=kept):
             yield blob
         async for blob in self._files.store(account, METADATA).stored(id):
@@ -196,23 +203,23 @@ class JobStore:
             async for info in self._blobs.list(container, f"{account}/{id}"):
                 yield Gone(container, info.name, info.size)
 
-    async def stored_files(self, account: str, id: str, *, kept: frozenset[str] = frozenset()) -> AsyncIterator[Gone]:
-        """Yield what storage holds of a job's own files, or of what was left of some, but for those in ``kept``."""
+    async def stored_files(self, account: str, id: str, *, kept: Kept = nothing) -> AsyncIterator[Gone]:
+        """Yield what storage holds of a job's own files, or of what was left of some, but for those that are ``kept``."""
         prefix = f"{account}/{id}/"
         for container in (HEADS, SEGMENTS):
             async for info in self._blobs.list(container, prefix):
-                if info.name.removeprefix(prefix).partition("/")[0] not in kept:
+                if not kept(info.name.removeprefix(prefix).partition("/")[0]):
                     yield Gone(container, info.name, info.size)
 
-    async def erase_files(self, account: str, id: str, *, kept: frozenset[str]) -> None:
-        """Delete a job's own files but for those in ``kept``."""
+    async def erase_files(self, account: str, id: str, *, kept: Kept) -> None:
+        """Delete a job's own files but for those that are ``kept``."""
         prefix = f"{account}/{id}/"
         stored = self.stored_files(account, id, kept=kept)
         found = {blob.name.removeprefix(prefix).partition("/")[0] async for blob in stored}
         for file in sorted(found):
             await self._files.store(account, id).erase(file)
 
-    async def erase(self, account: str, id: str, *, kept: frozenset[str]) -> None:
+    async def erase(self, account: str, id: str, *, kept: Kept) -> None:
         """Delete a job, the document first: from then on nobody is at it; the place in the queue goes last.
 
         Args:

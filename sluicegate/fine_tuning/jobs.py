@@ -78,10 +78,12 @@ class Job:
         state: The plugin's, see ``TrainingJob.state``.
         files: The plugin's own: name -> the file's id.
         made: What training has made and is kept, the oldest first.
+        dropped: Models, checkpoints of before, that go next.
         events: The latest events, the oldest first; ``pages`` names blobs of earlier ones with how many each has.
         said: How many events there were.
         attempt: Who is at the next step now; whoever else comes with a result is too late.
         attempts: How many attempts at it were begun and have not ended well.
+        turn: How many attempts at any step were begun; the files that one writes are named after it.
         served_at: When a step was last begun.
     """
 
@@ -113,11 +115,13 @@ class Job:
     state: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     made: tuple[Made, ...] = ()
+    dropped: tuple[str, ...] = ()
     events: tuple[Mapping[str, Any], ...] = ()
     pages: tuple[tuple[str, int], ...] = ()
     said: int = 0
     attempt: str | None = None
     attempts: int = 0
+    turn: int = 0
     waiting: bool = False
     not_before: float = 0.0
     served_at: float = 0.0
@@ -127,7 +131,8 @@ class Job:
         """Return the job of a document."""
         made = tuple(Made(**each) for each in document["made"])
         pages = tuple((str(name), int(count)) for name, count in document["pages"])
-        return cls(**{**document, "made": made, "pages": pages, "events": tuple(document["events"])})
+        lists = {"made": made, "pages": pages}
+        return cls(**{**document, **lists, **{name: tuple(document[name]) for name in ("events", "dropped")}})
 
     def document(self) -> dict[str, Any]:
         """Return it as JSON's types."""
@@ -184,7 +189,7 @@ class Job:
 
     def begun(self, attempt: str, at: float) -> Job:
         """Return the job with an attempt at its next step."""
-        return replace(self, attempt=attempt, attempts=self.attempts + 1, served_at=at)
+        return replace(self, attempt=attempt, attempts=self.attempts + 1, turn=self.turn + 1, served_at=at)
 
     def later(self, seconds: float, now: datetime, why: str | None = None) -> Job:
         """Return the job as it waits.
@@ -229,7 +234,8 @@ class Job:
         job = replace(job, files=rest)
         if step.finished:
             job = replace(job, is_trained=True, stage="judge", estimated_finish=None, not_before=0.0)
-            return job.told(f"Training completed: {job.trained_tokens} tokens.", now)
+            return job._without_earlier().told(f"Training completed: {job.trained_tokens} tokens.", now)
+        job = job._without_earlier()
         return replace(job, stage="judge") if job.status == "pausing" else job
 
     def _with(self, checkpoint: Checkpoint, file: str, now: datetime) -> Job:
@@ -240,10 +246,15 @@ class Job:
             file,
             checkpoint.elsewhere,
         )
-        # What an earlier checkpoint of the same step was, this one takes the place of.
-        earlier = [each for each in self.made if each.step != made.step]
-        job = replace(self, made=(*earlier, made)[-KEPT_CHECKPOINTS:], step=max(self.step, made.step))
+        job = replace(self, made=(*self.made, made), step=max(self.step, made.step))
         return job.told(f"Checkpoint created at step {made.step}.", now)
+
+    def _without_earlier(self) -> Job:
+        """Return the job with its latest checkpoints alone, none of them twice."""
+        of_step = {self.model_of(each): each for each in reversed(self.made)}
+        kept = tuple(of_step.values())[KEPT_CHECKPOINTS - 1 :: -1]
+        dropped = {self.model_of(each) for each in self.made} - {self.model_of(each) for each in kept}
+        return replace(self, made=kept, dropped=(*self.dropped, *sorted(dropped)))
 
     def pausing(self, now: datetime) -> Job:
         """Return the job as it rests after the next step."""

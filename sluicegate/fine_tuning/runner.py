@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from sluicegate.config import FineTuning
 from sluicegate.errors import (
     ApiError,
+    BlobNotFound,
     InvalidRequest,
     KeyNotFound,
     NotFound,
@@ -56,7 +57,7 @@ CHECKS = "checks"
 log = logging.getLogger(__name__)
 
 
-_NOT_PASSING = (InvalidRequest, PluginFailed, NotFound, SealBroken, KeyNotFound)
+_NOT_PASSING = (InvalidRequest, PluginFailed, NotFound, BlobNotFound, SealBroken, KeyNotFound)
 """What waiting does not mend: an attempt that has failed."""
 T = TypeVar("T")
 
@@ -125,7 +126,14 @@ class Runner:
         lanes = (CHECKS, *self._work.plugins.configured("fine_tune"))
         progress = True
         while progress:
-            progress = any(await asyncio.gather(*(self._lane(lane, until) for lane in lanes)))
+            tasks = [asyncio.create_task(self._lane(lane, until)) for lane in lanes]
+            try:
+                progress = any(await asyncio.gather(*tasks))
+            finally:
+                # Nobody works on without the lease, where one lane has failed.
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _lane(self, lane: str, until: datetime) -> bool:
         """Take the steps of one lane for as long as there are any, or may come any; return whether there were."""
@@ -224,7 +232,7 @@ class Runner:
             return lambda found: found.failed(why, self._clock())
         try:
             async with asyncio.timeout(self._settings.step_s + GRACE.total_seconds()):
-                registered, change = await self._watched(self._step(job, files), job, attempt)
+                (registered, gone), change = await self._watched(self._step(job, files), job, attempt)
         except _Superseded:
             raise
         except TrainingFailed as error:
@@ -233,9 +241,10 @@ class Runner:
             why = error
             return lambda found: found.failed(why, self._clock())
         except (ApiError, ServiceError) as error:
-            if isinstance(error, _NOT_PASSING) or job.has_ended:
-                return self._again_later(job, type(error).__name__)
-            reason, seconds = type(error).__name__, getattr(error, "retry_after_s", None) or WAIT_S
+            cause = files.failure or error
+            if isinstance(cause, _NOT_PASSING) or job.has_ended:
+                return self._again_later(job, type(cause).__name__)
+            reason, seconds = type(cause).__name__, getattr(cause, "retry_after_s", None) or WAIT_S
             words = f"Waiting: something that the job needs cannot be reached ({reason})."
             return lambda found: found.later(seconds, self._clock(), words)
         except Exception as error:  # noqa: BLE001 - whatever fails here, the other jobs go on
@@ -244,19 +253,23 @@ class Runner:
 
         def done(found: Job) -> Job:
             made = tuple(replace(each, registered=each.registered or each.id in registered) for each in found.made)
-            return change(replace(found, made=made, attempt=None, attempts=0, waiting=False, not_before=0.0))
+            dropped = tuple(id for id in found.dropped if id not in gone)
+            settled = replace(
+                found, made=made, dropped=dropped, attempt=None, attempts=0, waiting=False, not_before=0.0
+            )
+            return change(settled)
 
         return done
 
-    async def _step(self, job: Job, files: JobFiles) -> tuple[set[str], Change]:
-        registered: set[str] = set()
+    async def _step(self, job: Job, files: JobFiles) -> tuple[tuple[set[str], set[str]], Change]:
+        models: tuple[set[str], set[str]] = (set(), set())
         deadline = self._clock() + timedelta(seconds=self._settings.step_s)
         if job.stage in ("train", "judge"):
-            registered = await self._work.register(job)
+            models = await self._work.register(job)
         if job.stage == "train":
             await self._work.sweep(job)
             files.start_from(await self._work.starting_weights(job))
-        return registered, await self._work.step(job, files, deadline)
+        return models, await self._work.step(job, files, deadline)
 
     def _again_later(self, job: Job, reason: str) -> Change:
         log.warning("fine-tuning: a step of job %s in stage %s failed with %s", job.id, job.stage, reason)

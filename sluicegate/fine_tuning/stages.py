@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, TypeAlias
 
 from sluicegate.errors import ModelUnavailable, NotFound, QuotaExceeded, TrainingFailed
-from sluicegate.fine_tuning.job_files import JobFiles, read_upload
+from sluicegate.fine_tuning.job_files import JobFiles, read_upload, turn_of
 from sluicegate.fine_tuning.job_removal import JobRemoval
 from sluicegate.fine_tuning.job_store import JobStore
 from sluicegate.fine_tuning.jobs import Job
@@ -278,16 +278,20 @@ class Work:
         await self.models.delete(model.account, model.id)
         return gone
 
-    async def register(self, job: Job) -> set[str]:
-        """See to it that the account has what training has made, and not what was dropped; return the ids of what it has."""
-        current = {(job.model_of(made), made.file) for made in job.made}
-        for model in await self.models.list(job.account):
-            if model.job == job.id and (model.id, model.weights_file) not in current:
+    async def register(self, job: Job) -> tuple[set[str], set[str]]:
+        """See to it that the account has what training has made, and not what was dropped.
+
+        Returns:
+            The ids of the checkpoints that it has, and of the models that it has no more.
+        """
+        for id in job.dropped:
+            model = await self.models.get(job.account, id)
+            if model is not None:
                 await self.delete_model(model)
         for made in job.made:
             if not made.registered:
                 await self.models.add(job.tuned_model(made))
-        return {made.id for made in job.made}
+        return {made.id for made in job.made}, set(job.dropped)
 
     async def starting_weights(self, job: Job) -> StoredWeights | None:
         """Return the weights of the fine-tuned model that a job goes on from, or None.
@@ -303,10 +307,13 @@ class Work:
         return self.models.weights(model)
 
     async def sweep(self, job: Job) -> None:
-        """Delete what steps have written that died, or what they needed no more."""
+        """Delete what attempts before this one have written that does not count, or is needed no more.
+
+        What a later attempt has written stays, because this one may be late without knowing it.
+        """
         kept = {*job.files.values(), *(made.file for made in job.made)}
         kept |= {model.weights_file for model in await self.models.list(job.account) if model.job == job.id}
-        await self.store.erase_files(job.account, job.id, kept=frozenset(kept))
+        await self.store.erase_files(job.account, job.id, kept=lambda file: file in kept or turn_of(file) >= job.turn)
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,10 +62,13 @@ class TunedModels:
         self._documents = Documents(blobs, CONTAINER, "")
 
     async def add(self, model: TunedModel) -> None:
-        """Add a model; one that is there already, with the verdict on it, stays."""
+        """Add a model; one that is there already, with the verdict on it, stays, and one whose weights are gone is not added."""
         document = {**asdict(model), "created_at": int(model.created_at.timestamp())}
         with suppress(BlobExists):
             await self._documents.put(_name(model.account, model.id), document, etag=None)
+        # Looked for afterwards, so that a deletion at the same time, of the weights first, leaves neither.
+        if not await self._files.store(model.account, model.job).has(model.weights_file):
+            await self._documents.delete(_name(model.account, model.id))
 
     async def judge(self, account: str, id: str, *, deployable: bool) -> None:
         """Keep the verdict of the safety evaluation."""

@@ -11,6 +11,7 @@ from sluicegate.errors import (
     ModelUnavailable,
     NotFound,
     QuotaExceeded,
+    StorageUnavailable,
     TrainingFailed,
 )
 from sluicegate.fine_tuning.runner import MOST_ATTEMPTS
@@ -227,6 +228,27 @@ async def test_a_job_waits_for_what_is_unavailable_and_says_so_once(workshop, pr
     assert [each for each in await process.messages(job) if "Waiting:" in each] == [
         "Waiting: something that the job needs cannot be reached (ModelUnavailable)."
     ]
+
+
+async def test_storage_that_fails_while_the_plugin_reads_is_not_the_plugins_fault(workshop, process, monkeypatch):
+    job = await process.create()
+    await advance_to(process, job, lambda job: job.step == 1)
+    get, failing = process.blobs.get, True
+
+    async def get_or_fail(container, name, **options):
+        if failing and container == "file-segments":
+            raise StorageUnavailable("down")
+        return await get(container, name, **options)
+
+    monkeypatch.setattr(process.blobs, "get", get_or_fail)
+    for _ in range(3 * MOST_ATTEMPTS):
+        await process.run()
+        workshop.clock.advance(timedelta(minutes=1))
+    assert (await process.get(job)).status == "running"
+    failing = False
+    await process.run()
+
+    assert (await process.get(job)).status == "succeeded"
 
 
 async def test_a_deleted_training_file_fails_the_job(workshop, process):
