@@ -20,6 +20,7 @@ class Order:
         most: Tokens of all examples.
         seconds: For this step.
         step, tokens: Where an earlier process stopped.
+        is_pausing: Stop after the first step, with a checkpoint.
     """
 
     weights: str
@@ -34,3 +35,4 @@ class Order:
     seconds: float
     step: int
     tokens: int
+    is_pausing: bool

@@ -59,6 +59,7 @@ async def step(
         max(0.0, (deadline - _SAVING - begun).total_seconds()),
         state.get("step", 0),
         state.get("tokens", 0),
+        job.is_pausing,
     )
     for stale in filter(None, [state.get("before")]):
         await files.delete(stale)

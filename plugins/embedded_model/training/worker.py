@@ -63,9 +63,9 @@ def _train(order: Order, given: dict[bytes, bytes], out: BinaryIO) -> None:
         raise NotTrainable(f"a training file of {run.tokens_of_all:,} tokens; at most {order.most:,} are possible")
     if given[frames.STATE]:
         run.resume(given[frames.STATE], order.step, order.tokens)
-    for row in run.rows(order.seconds):
+    for row in run.rows(0 if order.is_pausing else order.seconds):
         _send(out, frames.ROW, json.dumps(row.values).encode())
-        if row.step % run.steps_an_epoch == 0:
+        if row.step % run.steps_an_epoch == 0 or order.is_pausing:
             _send(out, frames.CHECKPOINT, adapter.file(metadata["general.architecture"]))
     if not run.is_over:
         for piece in frames.pieces(run.state()):

@@ -9,6 +9,8 @@ import pytest_asyncio
 
 from plugins import embedded_model
 from plugins.embedded_model.adapters import Engines
+from plugins.embedded_model.engine import Lease
+from plugins.embedded_model.slots import Slot
 from plugins.embedded_model.training.adapter import TARGETS, Adapter
 from plugins.embedded_model.training.tensors import parse_tensors
 from sluicegate import NotFound
@@ -167,8 +169,8 @@ async def config():
     await embedded_model.shutdown(config)
 
 
-async def answer(config, weights, question=ASKED):
-    request = chat_request(messages=user(question), max_tokens=12)
+async def answer(config, weights, messages=None):
+    request = chat_request(messages=messages or user(ASKED), max_tokens=12)
     return Answered([chunk async for chunk in embedded_model.inference(request, weights, config)]).text()
 
 
@@ -181,6 +183,26 @@ async def test_the_base_answers_as_if_no_adapter_had_been_there(config, adapter)
     assert tuned == again
     assert tuned != before
     assert base == before
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_conversation_goes_on_from_nothing_that_was_read_under_other_weights(config, adapter):
+    said = await answer(config, Kept("a", adapter))
+    turns = [*user(ASKED), {"role": "assistant", "content": said}, *user("And two more?")]
+    await answer(config, None, user("Something else."))
+    expected = await answer(config, None, turns)
+
+    await answer(config, Kept("a", adapter))
+
+    assert await answer(config, None, turns) == expected
+
+
+def test_each_request_says_of_every_adapter_whether_it_is_at_work():
+    runtime = Runtime(("one", "two"))
+
+    said = [Lease(runtime, Slot(0), object(), adapter)._lora for adapter in ("two", None)]
+
+    assert said == [[{"id": 0, "scale": 0.0}, {"id": 1, "scale": scale}] for scale in (1.0, 0.0)]
 
 
 @pytest.mark.asyncio(loop_scope="module")

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from plugins.embedded_model.slots import Slots
+from plugins.embedded_model.slots import Slot, Slots
 from sluicegate import ModelUnavailable
 
 
@@ -88,3 +88,11 @@ async def test_the_slot_that_remembers_the_prompt_is_preferred():
 
     assert await slots.acquire([1, 2, 3], object()) is held[1]
     assert await slots.acquire([7], object()) is held[0]
+
+
+async def test_nobody_continues_from_what_was_read_under_other_weights():
+    slot = Slot(0, tokens=[1, 2], owner="same", adapter="one")
+
+    assert slot.remembers([1, 2, 3], "other", "one")
+    assert not slot.remembers([1, 2, 3], "same", None)
+    assert not slot.remembers([1, 2, 3], "same", "two")

@@ -70,7 +70,7 @@ def tune():
 async def test_steps_in_two_processes_make_an_adapter(tune):
     files = Files(row() * 4)
 
-    first = await tune(JOB, files)
+    first = await tune(replace(JOB, is_pausing=True), files, 900)
     second = await tune(replace(JOB, state=first.state), files)
 
     assert (first.finished, second.finished) == (False, True)
@@ -79,7 +79,9 @@ async def test_steps_in_two_processes_make_an_adapter(tune):
     assert second.metrics[0].train_loss < first.metrics[0].train_loss
     assert second.metrics[0].full_valid_loss is not None
     assert second.trained_tokens == 2 * first.trained_tokens > 0
-    (checkpoint,) = second.checkpoints
+    paused, checkpoint = *first.checkpoints, *second.checkpoints
+    assert paused.metrics == first.metrics[0]
+    assert files.kept[paused.weights] != files.kept[checkpoint.weights]
     assert checkpoint.metrics == second.metrics[0]
     assert parse_tensors(files.kept[checkpoint.weights])[0]["general.type"] == "adapter"
     assert SECRET not in json.dumps([first.state, second.state, first.messages])
