@@ -157,6 +157,12 @@ def test_another_accounts_caller_reaches_nothing_of_this_one(server, foreigner, 
         # It is in the same subscription, whose application the other account has filed.
         assert response.status_code in (201, 409)
     else:
-        codes = {"files": "notFound", "fine_tuning": "notFound", "applications": "404", "appeals": "404"}
+        codes = {
+            "files": "notFound",
+            "models": "model_not_found",
+            "fine_tuning": "notFound",
+            "applications": "404",
+            "appeals": "404",
+        }
         code = codes.get(operation.partition(".")[0], "DeploymentNotFound")
         assert (response.status_code, response.json()["error"]["code"]) == (404, code)
