@@ -48,6 +48,11 @@ class Cues:
             if not self._changed.wait_for(lambda: what in self._told, TIMEOUT_S):
                 raise TimeoutError(f"nobody said {what!r}; this was said last: {sorted(self._told)[-20:]}")
 
+    def was_told(self, what: str) -> bool:
+        """Return whether a plugin has said this so far."""
+        with self._changed:
+            return what in self._told
+
     def reached(self, cue: str) -> None:
         """Wait until a plugin waits for this cue."""
         with self._changed:
