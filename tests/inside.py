@@ -18,6 +18,8 @@ from starlette.routing import Route
 from sluicegate.api import (
     chat,
     data_plane,
+    files,
+    fine_tuning,
     governance,
     governance_appeals,
     governance_applications,
@@ -110,6 +112,9 @@ def _routes(gate: Sluicegate) -> list[Route]:
         route("GET", "/openai/v1/models", data_plane.list_models),
         route("GET", "/openai/v1/models/{model}", data_plane.get_model),
         route("DELETE", "/openai/v1/models/{model}", data_plane.delete_model),
+        route("POST", "/openai/v1/files", files.create),
+        route("GET", "/openai/v1/files", files.list_files),
+        route("POST", "/openai/v1/fine_tuning/jobs", fine_tuning.create),
         route("GET", retained, governance.list_retained),
         route("DELETE", retained, governance.delete_retained),
         route("GET", retained + "/{record}", governance.get_retained),

@@ -12,7 +12,7 @@ from sluicegate.monitoring.actions import Step
 from sluicegate.monitoring.penalties import MOST, Action, Penalty, with_penalty
 from sluicegate.storage import documents
 from sluicegate.tenancy.rates import allowance, part_of
-from tests.inside import ARM, Tenant
+from tests.inside import ARM, LEDGER, REASON, Tenant
 from tests.monitoring.customers import DAY, NOON, World, events
 
 OFFICER = "provider/reviewer1"
@@ -258,6 +258,26 @@ async def test_a_blocked_caller_is_told_why_until_when_and_how_to_appeal(contoso
         "appeal": "/governance/appeals",
     }
     assert int(refused.headers["retry-after"]) == 30 * 86400
+
+
+async def test_a_blocked_account_makes_nothing_new_and_gets_at_what_it_has(contoso, confirm):
+    await contoso.say("hello")
+    await confirm(category="terrorism")
+    form = {"files": {"file": ("train.jsonl", b"{}")}, "data": {"purpose": "fine-tune"}}
+
+    made = [
+        await contoso.caller.post("/openai/v1/files", **form),
+        await contoso.caller.post("/openai/v1/fine_tuning/jobs", json={"model": "x", "training_file": "file-1"}),
+    ]
+    reached = [
+        await contoso.caller.get("/openai/v1/files"),
+        await contoso.caller.get(LEDGER),
+        await contoso.caller.get(f"{LEDGER}/export", params=REASON),
+        await contoso.caller.delete(f"{LEDGER}/retained", params={"all": "true", **REASON}),
+    ]
+
+    assert [each.json()["error"]["innererror"]["case"] for each in made] == ["case-1"] * 2
+    assert [each.status_code for each in reached] == [200] * 4
 
 
 async def test_a_throttled_account_has_the_rest_of_its_limits_and_is_told_why(app, contoso, confirm, after):
