@@ -568,9 +568,13 @@ class Sluicegate:
             self.plugins,
             self.safety,
             judge=None,
+            deployed=self._deployed_models,
             longest=timedelta(hours=self.deployment.fine_tuning.job_hours),
             clock=self.now,
         )
+
+    async def _deployed_models(self, account: str) -> set[str]:
+        return {str(each.content["model"]) for each in await self.deployments.documents(account).every()}
 
     def _jobs_of(self, region: Region, work: Work) -> Jobs:
         settings = self.deployment.fine_tuning

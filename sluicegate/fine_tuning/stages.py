@@ -54,6 +54,7 @@ class Work:
 
     Attributes:
         judge: Evaluates models; None where nobody does, and a model may then be deployed when it is trained.
+        deployed: Returns the models that an account has deployed.
         longest: How long a job may take from its start.
     """
 
@@ -64,6 +65,7 @@ class Work:
     plugins: Plugins
     safety: SafetyEvaluation
     judge: JudgeModel | None
+    deployed: Callable[[str], Awaitable[set[str]]]
     longest: timedelta
     clock: Callable[[], datetime]
 
@@ -279,19 +281,22 @@ class Work:
         return gone
 
     async def register(self, job: Job) -> tuple[set[str], set[str]]:
-        """See to it that the account has what training has made, and not what was dropped.
+        """See to it that the account has what training has made, and not what was dropped, unless that is deployed.
 
         Returns:
             The ids of the checkpoints that it has, and of the models that it has no more.
         """
-        for id in job.dropped:
+        dropped = set(job.dropped)
+        if dropped:
+            dropped -= await self.deployed(job.account)
+        for id in sorted(dropped):
             model = await self.models.get(job.account, id)
             if model is not None:
                 await self.delete_model(model)
         for made in job.made:
             if not made.registered:
                 await self.models.add(job.tuned_model(made))
-        return {made.id for made in job.made}, set(job.dropped)
+        return {made.id for made in job.made}, dropped
 
     async def starting_weights(self, job: Job) -> StoredWeights | None:
         """Return the weights of the fine-tuned model that a job goes on from, or None.

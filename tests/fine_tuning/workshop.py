@@ -9,7 +9,6 @@ from datetime import timedelta
 from sluicegate import Classification, Model, hookimpl
 from sluicegate.audit.log import Audit
 from sluicegate.config import FineTuning, Pipeline
-from sluicegate.errors import ServiceError
 from sluicegate.fine_tuning.job_operations import Asked, Jobs
 from sluicegate.fine_tuning.job_store import JobStore
 from sluicegate.fine_tuning.runner import Runner
@@ -119,10 +118,14 @@ class Workshop:
         self.clock = FrozenClock()
         self.trainer = Trainer()
         self.judge = None
+        self.deployed = set()
         self.settings = FineTuning()
         self.plugins = Plugins()
         self.plugins.add(self.trainer, "trainer")
         self.plugins.configure({}, Pipeline.model_validate({"authenticate": [], "models": ["trainer"]}))
+
+    async def _deployed(self, account):
+        return self.deployed
 
     def start(self, blobs=None):
         """Return the jobs as one process has them; its runner does not start by itself."""
@@ -143,6 +146,7 @@ class Workshop:
             self.plugins,
             safety,
             judge=self.judge,
+            deployed=self._deployed,
             longest=timedelta(hours=self.settings.job_hours),
             clock=self.clock,
         )
@@ -213,7 +217,3 @@ async def _pieces(data):
 
 async def _read(pieces):
     return b"".join([piece async for piece in pieces])
-
-
-class Killed(ServiceError):
-    """What a call of a process raises that is dead."""
