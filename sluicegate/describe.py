@@ -76,6 +76,7 @@ async def _of_account(gate: Sluicegate, name: str) -> AsyncIterator[str]:
             yield f"   - what {step.plugin} keeps, encrypted, for {account.retention_days} days at most, or less by its settings"
             for setting, value in sorted(gate.deployment.written(step.plugin).items()):
                 yield f"       {setting} = {value!r}"
+    yield f"   - counts of what filters found, without content, by end users' hashes where it may be abuse, for {account.retention_days} days at most"
     yield "   - audit entries without content, and receipts of whatever was deleted"
     yield ""
     yield "4. Under whose key"

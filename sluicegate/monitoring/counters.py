@@ -103,7 +103,7 @@ class Counters:
             found = await asyncio.gather(*(self._hour(account, each, known or {}) for each in batch))
             for (start, size), hour in zip(batch, found, strict=True):
                 if hour is not None:
-                    yield Counted(start, hour.without(partial(is_gone, start)), size)
+                    yield Counted(start, hour.without(partial(is_gone, start)) if is_gone else hour, size)
 
     # --- deletion ----------------------------------------------------------------------------------------------------
 
@@ -172,9 +172,11 @@ class Counters:
         if unreadable is not None:
             raise unreadable
 
-    async def _deletions(self, account: str) -> Callable[[datetime, str | None], bool]:
-        """Return what tells whether a deletion covers an end user's row of an hour."""
+    async def _deletions(self, account: str) -> Callable[[datetime, str | None], bool] | None:
+        """Return what tells whether a deletion covers an end user's row of an hour; None when there is no deletion."""
         marks = await self._forgotten.all(await self._forgotten.names(f"{account}/"))
+        if not marks:
+            return None
         until = {mark.name.partition("/")[2]: datetime.fromisoformat(mark.content["until"]) for mark in marks}
         never = datetime.min.replace(tzinfo=UTC)
         everybody = until.get(EVERYBODY, never)

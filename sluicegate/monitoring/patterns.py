@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime, timedelta
@@ -63,7 +64,8 @@ class Patterns:
             self._known[account] = over
         hours = [(each.start, each.hour) for each in counted]
         patterns = []
-        for user, score in scores(hours, since, now).items():
+        # Hundreds of end users over a week take a good part of a second, in which requests must go on.
+        for user, score in (await asyncio.to_thread(scores, hours, since, now)).items():
             threshold = self._thresholds.account_threshold if user is None else self._thresholds.user_threshold
             if score.value >= threshold:
                 patterns.append(Pattern(account, user, (since, now), score, _flagged(hours, user)))

@@ -129,6 +129,10 @@ def test_what_happens_to_an_accounts_data_is_described(run, contoso):
     assert printed.startswith("Account contoso, location local")
     assert "deployment chat: rehearsal-chat, served by scripted_model, its provider keeps: " in printed
     assert "what keep_encrypted keeps, encrypted, for 7 days at most" in printed
+    assert (
+        "counts of what filters found, without content, by end users' hashes where it may be abuse, for 7 days"
+        in printed
+    )
     assert "no key of its own" in printed
 
 
