@@ -35,6 +35,8 @@ from sluicegate.types import utc_now
 
 CONTAINER = "actions"
 TIMER = "timer/abuse"
+UNNAMED = "abuse"
+"""The category of a case that was confirmed without one."""
 _LOOKED_AT = 1000
 """So many of the newest audit entries are looked through for one that an interrupted step may have written."""
 
@@ -63,7 +65,7 @@ _KINDS = {
 
 
 class Case(Protocol):
-    """The part of a decided case that this needs."""
+    """The part of a decided case that this needs: ``category`` is what was confirmed, ``decided_by`` is as in the audit log."""
 
     @property
     def id(self) -> str: ...
@@ -73,6 +75,10 @@ class Case(Protocol):
     def user(self) -> str | None: ...
     @property
     def status(self) -> str: ...
+    @property
+    def category(self) -> str | None: ...
+    @property
+    def decided_by(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +167,10 @@ class Actions:
 
     # --- what causes steps -------------------------------------------------------------------------------------------
 
-    async def decided(self, case: Case, category: str, actor: str) -> None:
-        """Take the first step of a confirmed case, or lift what followed from one that is dismissed now; called again, it goes on.
-
-        Args:
-            category: What was confirmed.
-            actor: Who decided, as the audit log has it.
-        """
+    async def decided(self, case: Case) -> None:
+        """Take the first step of a confirmed case, or lift what followed from one that is dismissed now; called again, it goes on."""
         found = await self.get(case.account, case.id)
+        actor, category = case.decided_by or TIMER, case.category or UNNAMED
         if case.status == "dismissed":
             if found is not None:
                 await self.lift(found, actor)
@@ -177,14 +179,14 @@ class Actions:
             return
         if found is None:
             step = Step.BLOCKED if category in self._settings.severe else Step.NOTIFIED
-            first = Standing(
-                case.id, case.account, case.user, category, step, 0, self._now(), None, by=actor, decided_by=actor
+            due = self._now() + self._lasts(step)
+            found = Standing(
+                case.id, case.account, case.user, category, step, 0, self._now(), due, by=actor, decided_by=actor
             )
-            found = replace(first, due=self._now() + self._lasts(step))
             try:
                 await self._documents.put(found.name, found.document, etag=None)
             except BlobExists:
-                return await self.decided(case, category, actor)
+                return await self.decided(case)
         if not found.is_done:
             await self._do(found)
 

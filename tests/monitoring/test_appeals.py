@@ -22,6 +22,8 @@ class Case:
     account: str = "contoso"
     user: str | None = None
     status: str = "confirmed"
+    category: str = "terrorism"
+    decided_by: str = "provider/reviewer1"
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ async def app(world):
 @pytest.fixture
 async def contoso(app):
     tenant = await Tenant.create(app, "contoso", "local")
-    await app.actions["local"].decided(Case(), "terrorism", "provider/reviewer1")
+    await app.actions["local"].decided(Case())
     return tenant
 
 
@@ -154,7 +156,7 @@ async def test_what_the_customer_writes_is_stored_sealed_only(world, contoso):
 async def test_a_reviewer_of_another_region_sees_none_of_it(world, app):
     app = world.open("local", "faraway")
     contoso = await Tenant.create(app, "contoso", "faraway")
-    await app.actions["faraway"].decided(Case(), "terrorism", "provider/reviewer1")
+    await app.actions["faraway"].decided(Case())
     filed = await answer(contoso)
     await app.accounts.create("provider", location="local")
     reviewer = client(app, await app.accounts.issue_key("provider", Role.REVIEWER, "reviewer2"))

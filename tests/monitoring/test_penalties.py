@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import pytest
 
+from sluicegate.audit.entries import Event
 from sluicegate.errors import MonitoringIncomplete, StorageUnavailable
 from sluicegate.monitoring.actions import Step
 from sluicegate.monitoring.penalties import MOST, Action, Penalty, with_penalty
@@ -26,6 +27,8 @@ class Case:
     account: str = "contoso"
     user: str | None = None
     status: str = "confirmed"
+    category: str = "terrorism"
+    decided_by: str = "provider/reviewer1"
 
 
 @pytest.fixture
@@ -50,7 +53,7 @@ def confirm(app):
     """A function that decides a case."""
 
     async def confirm(case=None, category="violence", by=app):
-        await by.actions["local"].decided(case or Case(), category, OFFICER)
+        await by.actions["local"].decided(replace(case or Case(), category=category, decided_by=OFFICER))
 
     return confirm
 
@@ -188,9 +191,11 @@ async def test_what_is_not_confirmed_has_no_consequence(app, contoso, confirm):
 
 @pytest.mark.parametrize("dies_at", ["append", "penalise", "send", "change"])
 @pytest.mark.parametrize("has_happened", [False, True])
+@pytest.mark.parametrize("by", ["timer", "reviewer"])
 async def test_a_step_that_was_interrupted_is_taken_once(
-    world, app, contoso, confirm, monkeypatch, dies_at, has_happened
+    world, app, contoso, confirm, monkeypatch, dies_at, has_happened, by
 ):
+    """By the timer, or by who is told of the decision again; others have written to the log meanwhile."""
     owner = {
         "append": app.regions.home.audit,
         "penalise": app.accounts,
@@ -210,8 +215,12 @@ async def test_a_step_that_was_interrupted_is_taken_once(
             await confirm(category="terrorism")
     other = world.open()
     await other.start()
-    await other.actions["local"].advance()
-    await confirm(category="terrorism", by=other)
+    await other.regions.home.audit.append(Event("somebody", "something", account="contoso"))
+    for _ in range(2):
+        if by == "timer":
+            await other.actions["local"].advance()
+        else:
+            await confirm(category="terrorism", by=other)
 
     assert (await contoso.say("hello")).status_code == 403
     assert await kinds(app) == ["access.blocked"]
