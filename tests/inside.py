@@ -47,6 +47,7 @@ pre_filter = ["blocklists"]
 models = ["scripted_model"]
 post_filter = ["blocklists"]
 retain = ["keep_encrypted"]
+{stages}
 """
 SUBSCRIPTION = "00000000-1111-2222-3333-444444444444"
 GROUP = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/all/providers/Microsoft.CognitiveServices"
@@ -59,7 +60,12 @@ COMPLETIONS = "/openai/v1/chat/completions"
 
 
 def open_app(
-    folder: Path, places: Mapping[str, tuple[str, str]], *, more: str = "", now: Callable[[], Any] = utc_now
+    folder: Path,
+    places: Mapping[str, tuple[str, str]],
+    *,
+    more: str = "",
+    stages: str = "",
+    now: Callable[[], Any] = utc_now,
 ) -> Sluicegate:
     """Return the app as one process has it.
 
@@ -67,6 +73,7 @@ def open_app(
         folder: For the deployment file.
         places: Storage and keys by region, the home region ``local`` first.
         more: Further settings of the deployment file.
+        stages: Further stages of its pipeline.
     """
     if str(SITE) not in sys.path:
         sys.path.append(str(SITE))
@@ -77,7 +84,7 @@ def open_app(
     )
     storage, keys = map(json.dumps, home[1])
     path = folder / "deployment.toml"
-    path.write_text(FILE.format(storage=storage, keys=keys, regions=regions, more=more))
+    path.write_text(FILE.format(storage=storage, keys=keys, regions=regions, more=more, stages=stages))
     return Sluicegate(ROOT, {"SLUICEGATE_CONFIG": str(path)}, now=now)
 
 

@@ -24,10 +24,12 @@ class World:
         self.clock = FrozenClock(NOON)
         self.apps: list[Sluicegate] = []
 
-    def open(self, *regions: str, more: str = "") -> Sluicegate:
+    def open(self, *regions: str, more: str = "", stages: str = "") -> Sluicegate:
         """Open the app as one more process does."""
         self.apps.append(
-            open_app(self.folder, folders(self.folder, *(regions or ("local",))), now=self.clock, more=more)
+            open_app(
+                self.folder, folders(self.folder, *(regions or ("local",))), now=self.clock, more=more, stages=stages
+            )
         )
         return self.apps[-1]
 
