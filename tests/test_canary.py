@@ -39,6 +39,8 @@ class Run:
         canaries: Where each was put.
         bugs: Those that no caller may see.
         answers: What each caller got, with the canaries that are its own.
+        jobs: The fine-tuning jobs that were made.
+        statuses: What became of them.
     """
 
     server: Server
@@ -46,6 +48,8 @@ class Run:
     canaries: dict[str, str] = field(default_factory=dict)
     bugs: set[str] = field(default_factory=set)
     answers: list[tuple[set[str], str]] = field(default_factory=list)
+    jobs: list[str] = field(default_factory=list)
+    statuses: set[str | None] = field(default_factory=set)
 
     def canary(self, place: str) -> str:
         """Return a string that is put into one place only."""
@@ -137,6 +141,7 @@ def what_any_deployment_sees(run: Run, _: Cues) -> None:
     upload = {"file": (f"{canary('the name of a file')}.jsonl", canary("a file").encode())}
     run.send("POST", "/openai/v1/files", files=upload, data={"purpose": canary("a purpose")})
     files_that_are_taken(run)
+    jobs_that_fail(run)
     officer = {"api-key": run.server.credentials["officer_key"]}
     forgotten = canary("a user who is forgotten")
     run.post("chat/completions", {"messages": [says(canary("what is forgotten"))], "user": forgotten, **short})
@@ -164,6 +169,36 @@ def files_that_are_taken(run: Run) -> None:
     for path in ("", f"/{kept}", f"/{kept}/content"):
         httpx.get(f"{run.server.endpoint}/openai/v1/files{path}", headers=headers, timeout=60).raise_for_status()
     run.send("DELETE", f"/openai/v1/files/{deleted}")
+
+
+def jobs_that_fail(run: Run) -> None:
+    """Have jobs made of data that nobody may train on, where the model can be trained at all."""
+    headers = {"api-key": run.server.credentials["api_key"]}
+    asked = {"what is no example": {run.canary("a field of no example"): run.canary("what is no example")}}
+    words = f"I will kill you and your family with a knife {run.canary('an example that does harm')}"
+    asked["an example that does harm"] = {"messages": [says(words), {"role": "assistant", "content": words}]}
+    for which, row in asked.items():
+        rows = "".join(json.dumps(row).replace("kill", f"kill {number}") + "\n" for number in range(12))
+        form = {"files": {"file": ("train.jsonl", rows.encode())}, "data": {"purpose": "fine-tune"}}
+        file = run.send("POST", "/openai/v1/files", **form).json()["id"]
+        body = {
+            "model": "smollm2-135m-instruct",
+            "training_file": file,
+            "metadata": {"team": run.canary(f"metadata, {which}")},
+        }
+        job = run.send("POST", "/openai/v1/fine_tuning/jobs", json=body).json()
+        if "id" not in job:
+            assert job["error"]["param"] == "model"
+            continue
+        run.jobs.append(job["id"])
+        run.send("POST", "/admin/functions/fine_tune", headers={"prefer": "wait"}, json={"input": ""})
+        for path in ("", f"/{job['id']}", f"/{job['id']}/events"):
+            url = f"{run.server.endpoint}/openai/v1/fine_tuning/jobs{path}"
+            answer = httpx.get(url, headers=headers, timeout=60).raise_for_status().text
+            told = set(run.found(answer.encode()))
+            assert told <= {f"metadata, {each}" for each in asked}
+            run.statuses.add(json.loads(answer).get("status"))
+        run.send("DELETE", f"/openai/v1/fine_tuning/jobs/{run.jobs[0]}")
 
 
 def what_scripts_do(run: Run, cues: Cues) -> None:
@@ -250,6 +285,11 @@ def test_the_run_was_not_in_vain(run):
     assert "INFO" in statuses
     assert "signals {" in statuses
     assert [path for path in (run.server.data / "storage" / "signals").rglob("*") if path.is_file()]
+
+
+def test_nobody_trained_on_what_is_no_data_or_does_harm(run):
+    assert run.statuses <= {"failed", None}
+    assert ("failed" in run.statuses) == bool(run.jobs)
 
 
 async def test_what_was_kept_holds_them(run):
