@@ -87,6 +87,47 @@ async def test_hours_are_read_in_order_and_of_one_account(counters):
     assert [start for start, _ in await counters.read("contoso", NOON - HOUR, NOON)] == [NOON - HOUR]
 
 
+@pytest.fixture
+def meanwhile(blobs, monkeypatch):
+    """Return a function that has something done once, just before the next write of an hour."""
+
+    def do(work):
+        put = blobs.put
+        waiting = [work]
+
+        async def late(container, name, data, **conditions):
+            if container == CONTAINER and waiting:
+                await waiting.pop()
+            return await put(container, name, data, **conditions)
+
+        monkeypatch.setattr(blobs, "put", late)
+
+    return do
+
+
+async def test_what_another_process_adds_meanwhile_counts_too(counters, elsewhere, meanwhile):
+    for total in (6, 12):
+        meanwhile(elsewhere.add("contoso", NOON, part()))
+
+        whole = await counters.add("contoso", NOON, part())
+
+        assert whole.total.flagged == total
+    assert (await found(counters))[0][1].total.flagged == 12
+
+
+async def test_what_another_process_adds_during_a_deletion_is_deleted_and_counts_in_the_total(
+    counters, elsewhere, blobs, meanwhile
+):
+    await counters.add("contoso", NOON, part())
+    meanwhile(elsewhere.add("contoso", NOON, part()))
+
+    assert await counters.forget("contoso", OfUser(ALICE)) == 0
+
+    [(_, hour)] = await found(counters)
+    assert (set(hour.users), hour.total.flagged) == ({BOB}, 6)
+    assert ALICE.encode() not in await texts(blobs)
+
+
 @pytest.mark.parametrize(("scope", "left"), [(OfUser(ALICE), {BOB}), (OfAccount(), set())])
 async def test_a_deletion_takes_rows_and_references_and_leaves_totals(counters, elsewhere, blobs, scope, left):
     for start in (NOON - DAY, NOON):
