@@ -373,6 +373,7 @@ class Sluicegate:
         await self.model_deletions(region).delete_all(tenant.id, actor=actor)
         await region.files.delete_all(tenant.id, actor=actor)
         await region.counters.delete(tenant.id)
+        await self.applications.forget_texts(tenant)
         await self.appeals[region.name].delete(tenant.id)
         await self.actions[region.name].delete(tenant.id)
         await self.notices[region.name].delete(tenant.id)

@@ -50,7 +50,7 @@ async def withdraw(gate: Sluicegate, http: HttpRequest) -> Response:
 
 
 async def list_applications(gate: Sluicegate, http: HttpRequest) -> Response:
-    """List all applications, the newest first; of one ``state`` where that is given."""
+    """List all applications without what applicants wrote, the newest first; of one ``state`` where that is given."""
 
     async def work(_: Principal) -> Response:
         state = http.query_params.get("state")
@@ -61,10 +61,11 @@ async def list_applications(gate: Sluicegate, http: HttpRequest) -> Response:
 
 
 async def get(gate: Sluicegate, http: HttpRequest) -> Response:
-    """Read an application."""
+    """Read an application with what the applicant wrote, decrypted; an entry in the audit log."""
 
-    async def work(_: Principal) -> Response:
-        return JSONResponse(shown(await gate.applications.get(http.path_params["application"])))
+    async def work(principal: Principal) -> Response:
+        found, texts = await gate.applications.read(http.path_params["application"], actor_of(principal))
+        return JSONResponse({**shown(found), **texts})
 
     return await by_operator(gate, http, "applications.read", work)
 

@@ -5,10 +5,13 @@ applicant approves until a day, or refuses. What was decided is first in the aud
 (container ``applications`` of the home region, ``{id}``), and then in the accounts of the subscription, whatever is interrupted:
 ``settle`` goes on where another process stopped. An account that is let off has its ``content_logging`` switched off before
 what was kept of it is deleted, so that what is being written meanwhile is hidden by the deletion and goes with it.
+
+What applicants write freely is sealed like an uploaded file of the account whose key filed it, in that account's region, and goes with the account.
 """
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -18,8 +21,10 @@ from typing import Any, Protocol
 
 from sluicegate.accounts import Accounts
 from sluicegate.audit.entries import Event
+from sluicegate.audit.log import Audit
 from sluicegate.errors import (
     BlobChanged,
+    BlobNotFound,
     Conflict,
     Forbidden,
     InvalidRequest,
@@ -30,12 +35,15 @@ from sluicegate.errors import (
 from sluicegate.monitoring.questions import Answers, Kind
 from sluicegate.services import BlobStore
 from sluicegate.storage.documents import Documents
+from sluicegate.storage.files import Files, FileStore
 from sluicegate.tenancy.tenants import Scope, Tenant, Tenants
 from sluicegate.types import utc_now
 
 CONTAINER = "applications"
 LONGEST = timedelta(days=366)
 """For which an application is approved at most; then it is filed again."""
+KIND = "applications"
+"""The sealed files' kind."""
 TIMER = "timer/abuse"
 _PAGE = 100
 
@@ -68,7 +76,7 @@ class Application:
         account: The one account it is for, where an operator decided for one; else None.
         filed_by: The account whose key filed it.
         applicant, decided_by: As in the audit log.
-        answers: None where an operator decided without an application.
+        answers: The criteria and the attestations; None where an operator decided without an application.
         expires: When an approval ends.
         reason: Of the decision, a reference.
         is_settled: Whether the accounts are as it says.
@@ -81,7 +89,7 @@ class Application:
     filed_by: str
     applicant: str
     filed: datetime
-    answers: Answers | None
+    answers: Mapping[str, Any] | None
     account: str | None = None
     state: State = State.SUBMITTED
     decided_by: str | None = None
@@ -109,7 +117,7 @@ class Application:
             "filed_by": self.filed_by,
             "applicant": self.applicant,
             "filed": self.filed.isoformat(),
-            "answers": None if self.answers is None else self.answers.model_dump(mode="json"),
+            "answers": self.answers,
             "account": self.account,
             "state": self.state,
             "decided_by": self.decided_by,
@@ -124,9 +132,7 @@ class Application:
     def of(cls, document: Mapping[str, Any]) -> Application:
         """Return what :attr:`document` was made of."""
         times = {name: _time(document[name]) for name in ("filed", "decided", "expires")}
-        answers = document["answers"]
-        parsed = None if answers is None else Answers.model_validate(answers)
-        kinds = {"kind": Kind(document["kind"]), "state": State(document["state"]), "answers": parsed}
+        kinds = {"kind": Kind(document["kind"]), "state": State(document["state"])}
         return cls(**{**document, **times, **kinds})
 
 
@@ -134,7 +140,9 @@ class Region(Protocol):
     """The part of :class:`sluicegate.regions.Region` that this needs."""
 
     @property
-    def audit(self) -> Any: ...
+    def audit(self) -> Audit: ...
+    @property
+    def large_files(self) -> Files: ...
 
 
 class Applications:
@@ -177,10 +185,11 @@ class Applications:
                 raise Conflict(
                     f"The subscription has an application of this kind, which is {each.state}: {each.id}. Withdraw it first."
                 )
-        application = Application(
-            f"appl-{secrets.token_hex(12)}", answers.kind, subscription, tenant.id, actor, self._now(), answers
-        )
-        await self._note(tenant, actor, "application.file", application.id)
+        id, ticked = f"appl-{secrets.token_hex(12)}", answers.ticked()
+        application = Application(id, answers.kind, subscription, tenant.id, actor, self._now(), ticked)
+        await self._note(tenant, actor, "application.file", id)
+        # Before the document, so that there is no application without its texts.
+        await (await self._files(tenant)).write(id, _once(json.dumps(answers.texts()).encode()))
         await self._documents.put(application.id, application.document, etag=None)
         return application
 
@@ -239,6 +248,26 @@ class Applications:
     async def get(self, id: str) -> Application:
         """Return an application; ``NotFound`` when there is none."""
         return (await self._get(id))[0]
+
+    async def read(self, id: str, actor: str) -> tuple[Application, dict[str, str]]:
+        """Return an application with what the applicant wrote, which is an entry in the audit log; nothing where that is gone."""
+        application = await self.get(id)
+        tenant = await self._tenants.get(application.filed_by)
+        if application.answers is None or tenant is None or tenant.is_purged:
+            return application, {}
+        await self._note(tenant, actor, "application.read", id)
+        try:
+            opened = await (await self._files(tenant)).open(id)
+        except BlobNotFound:
+            return application, {}
+        texts: dict[str, str] = json.loads(b"".join([piece async for piece in opened.read()]))
+        return application, texts
+
+    async def forget_texts(self, tenant: Tenant) -> None:
+        """Delete what an account's applicants wrote; for an account that is purged."""
+        files = await self._files(tenant)
+        for id in [id async for id in files.names()]:
+            await files.erase(id)
 
     async def every(self) -> list[Application]:
         """Return all applications, the newest first."""
@@ -375,6 +404,9 @@ class Applications:
             raise _no_such()
         return Application.of(found.content), found.etag
 
+    async def _files(self, tenant: Tenant) -> FileStore:
+        return (await self._region(tenant.location)).large_files.store(tenant.id, KIND)
+
     async def _tenant(self, account: str) -> Tenant:
         tenant = await self._tenants.get(account)
         if tenant is None or tenant.deleted is not None or tenant.is_purged:
@@ -416,6 +448,10 @@ class Applications:
 
 def _states(applications: Iterable[Application] | None) -> dict[str, State] | None:
     return None if applications is None else {each.id: each.state for each in applications}
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 def _name(actor: str) -> str:

@@ -78,3 +78,11 @@ class Answers(BaseModel):
         if missing := [name for name in needed if self.attestations.get(name) is not True]:
             raise ValueError(f"attestations: all must be true; missing are {', '.join(missing)}")
         return self
+
+    def texts(self) -> dict[str, str]:
+        """Return what the applicant wrote freely."""
+        return {"use_case": self.use_case, "justification": self.justification}
+
+    def ticked(self) -> dict[str, list[str]]:
+        """Return the rest: criteria and attestations, by their names."""
+        return {"criteria": sorted(self.criteria), "attestations": sorted(self.attestations)}

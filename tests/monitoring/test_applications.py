@@ -76,6 +76,29 @@ async def test_an_application_that_lacks_something_is_refused_and_told_what(cont
     assert next(iter(changed)) in refused.json()["error"]["message"]
 
 
+async def test_what_the_applicant_writes_is_stored_sealed_and_an_operator_reads_it_on_the_record(world, app, contoso):
+    id = await file(contoso)
+
+    read = (await contoso.operator.get(f"{APPLICATIONS}/{id}")).json()
+    listed = (await contoso.operator.get(APPLICATIONS)).json()["data"]
+
+    assert (read["use_case"], read["justification"]) == (answers()["use_case"], answers()["justification"])
+    assert [each.keys() & {"use_case", "justification"} for each in listed] == [set()]
+    assert world.found("hospital") == []
+    assert ("application.read", "contoso", id) in await events(app)
+
+
+async def test_what_the_applicant_wrote_goes_with_the_account(world, app, contoso):
+    id = await file(contoso)
+    await contoso.operator.delete(contoso.path, params=ARM)
+    tenant = await app.tenants.get("contoso")
+    await app.purge_account(tenant, actor="operator/x")
+
+    assert await app.applications.read(id, "operator/x") == (await app.applications.get(id), {})
+    stored = [path for path in (world.folder / "local" / "storage").rglob(f"*{id}*") if path.is_file()]
+    assert [path.parent.name for path in stored] == ["applications"]
+
+
 async def test_filing_alone_changes_nothing(contoso):
     await file(contoso)
     await contoso.say(WORDS)
