@@ -5,7 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("abuse", "gateway", "retention", "tenants", "training_data", "upstream_client", "vetting")
+BENCHMARKS = (
+    "abuse",
+    "fine_tuning_served",
+    "gateway",
+    "retention",
+    "tenants",
+    "training_data",
+    "upstream_client",
+    "vetting",
+)
 
 
 def main() -> int:

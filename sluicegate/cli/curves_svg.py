@@ -8,22 +8,22 @@ from html import escape
 
 from sluicegate.cli.curves import SMOOTH_FROM, Curves, Panel, Points, running_mean, step_ticks, ticks
 
-WIDTH, HEIGHT = 880, 660
+WIDTH, HEIGHT = 880, 676
 LEFT, RIGHT = 64, 24
-_TOPS, _PANEL = (92, 372), 220
+_TOPS, _PANEL = (108, 388), 220
 _TRAIN, _VALID, _FULL = "#1f6feb", "#e08a00", "#b42318"
 _INK, _FAINT, _LINE = "#1f2328", "#59636e", "#d8dee4"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
 
 
-def svg(curves: Curves, title: str, subtitle: str) -> str:
+def svg(curves: Curves, title: str, *subtitles: str) -> str:
     """Return the picture.
 
     Args:
         title: Such as the job's id.
-        subtitle: Such as the model's name.
+        subtitles: Up to two lines, such as the model's name and what it was trained with.
     """
-    return "\n".join(_elements(curves, title, subtitle)) + "\n"
+    return "\n".join(_elements(curves, title, subtitles)) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class _Scale:
         return self.top + _PANEL * (1 - (inside - self.low) / (self.high - self.low))
 
 
-def _elements(curves: Curves, title: str, subtitle: str) -> Iterator[str]:
+def _elements(curves: Curves, title: str, subtitles: tuple[str, ...]) -> Iterator[str]:
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'font-family="{_FONT}" font-size="12" fill="{_INK}" role="img">'
@@ -51,7 +51,8 @@ def _elements(curves: Curves, title: str, subtitle: str) -> Iterator[str]:
     yield f"<title>{escape(title)}: loss and token accuracy over {curves.steps} steps</title>"
     yield f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>'
     yield f'<text x="{LEFT}" y="30" font-size="16" font-weight="600">{escape(title)}</text>'
-    yield f'<text x="{LEFT}" y="50" fill="{_FAINT}">{escape(subtitle)}</text>'
+    for line, subtitle in enumerate(subtitles):
+        yield f'<text x="{LEFT}" y="{50 + 17 * line}" fill="{_FAINT}">{escape(subtitle)}</text>'
     smooth = curves.steps >= SMOOTH_FROM
     yield from _legend(curves, smooth=smooth)
     # Loss falls and accuracy rises, so the corners that stay free differ.
@@ -75,11 +76,11 @@ def _legend(curves: Curves, *, smooth: bool) -> Iterator[str]:
     x = float(LEFT)
     for name, colour, kind in names:
         if kind == "mark":
-            yield _diamond(x + 11, 70, colour)
+            yield _diamond(x + 11, 87, colour)
         else:
             faint = ' stroke-opacity="0.35"' if kind == "faint" else ""
-            yield f'<line x1="{x}" y1="70" x2="{x + 22}" y2="70" stroke="{colour}" stroke-width="2"{faint}/>'
-        yield f'<text x="{x + 28}" y="74" fill="{_FAINT}">{name}</text>'
+            yield f'<line x1="{x}" y1="87" x2="{x + 22}" y2="87" stroke="{colour}" stroke-width="2"{faint}/>'
+        yield f'<text x="{x + 28}" y="91" fill="{_FAINT}">{name}</text>'
         x += 28 + 6.6 * len(name) + 20
 
 
@@ -118,7 +119,7 @@ def _series(panel: Panel, scale: _Scale, *, smooth: bool) -> Iterator[str]:
         below = y + 20 if y < scale.top + _PANEL / 2 else y - 12
         yield (
             f'<text x="{_round(x - 8)}" y="{_round(below)}" text-anchor="end" fill="{_FULL}" stroke="#ffffff" stroke-width="3" '
-            f'paint-order="stroke">{value:.2f}</text>'
+            f'paint-order="stroke">{value:.3g}</text>'
         )
 
 

@@ -252,7 +252,7 @@ def _plot(view: _View, path: Path) -> None:
         raise SluicegateError("there is nothing to draw yet: the job has measured no step")
     name = view.job.fine_tuned_model or view.job.model
     try:
-        path.write_text(svg(drawn, view.job.id, f"{name}, {_settings(view.job)}"), encoding="utf-8")
+        path.write_text(svg(drawn, view.job.id, name, _settings(view.job)), encoding="utf-8")
     except OSError as error:
         raise SluicegateError(f"{path}: {error.strerror}") from None
     sys.stdout.write(f"\nThe curves are drawn in {path}.\n")
@@ -264,10 +264,11 @@ def _plot(view: _View, path: Path) -> None:
 def _settings(job: FineTuningJob) -> str:
     kind = job.method.type if job.method else "supervised"
     values = job.hyperparameters
+    multiplier = values.learning_rate_multiplier
     parts = [
         f"{kind}: {values.n_epochs} epochs",
         f"batch size {values.batch_size}",
-        f"learning rate multiplier {values.learning_rate_multiplier}",
+        f"learning rate multiplier {multiplier if isinstance(multiplier, str) else f'{multiplier:g}'}",
         f"seed {job.seed}",
     ]
     return ", ".join(parts)

@@ -97,7 +97,8 @@ async def test_a_finished_job_is_drawn_from_its_results(server, run, tmp_path):
     assert "2024-11-19 07:08:10 UTC, after 0:01:30" in printed
     picture = (tmp_path / "curves.svg").read_text()
     assert picture.startswith("<svg")
-    assert "small.ft-1, supervised: 2 epochs" in picture
+    assert ">small.ft-1</text>" in picture
+    assert ">supervised: 2 epochs, batch size 1, learning rate multiplier 1.5, seed 7</text>" in picture
 
 
 async def test_results_that_were_deleted_leave_the_numbers_of_the_events(server, run):
