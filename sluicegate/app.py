@@ -569,10 +569,14 @@ class Sluicegate:
             self.plugins,
             self.safety,
             judge=None,
+            is_served=self._is_served,
             deployed=self._deployed_models,
             longest=timedelta(hours=self.deployment.fine_tuning.job_hours),
             clock=self.now,
         )
+
+    async def _is_served(self, account: str) -> bool:
+        return await self.accounts.get(account) is not None
 
     async def _deployed_models(self, account: str) -> set[str]:
         return {str(each.content["model"]) for each in await self.deployments.documents(account).every()}

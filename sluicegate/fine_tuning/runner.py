@@ -161,8 +161,9 @@ class Runner:
         for job in jobs:
             self._served[job.account] = max(job.served_at, self._served.get(job.account, 0.0))
         running = Counter(job.account for job in jobs if is_running(job))
+        here = [job for job in jobs if self._lane_of(job) == lane]
         return next_job(
-            [job for job in jobs if self._lane_of(job) == lane],
+            [job for job in here if job.has_ended or await self._work.is_served(job.account)],
             running=running,
             most_running=self._settings.running_jobs,
             served=self._served,

@@ -54,6 +54,7 @@ class Work:
 
     Attributes:
         judge: Evaluates models; None where nobody does, and a model may then be deployed when it is trained.
+        is_served: Returns whether an account is there; the jobs of one that is deleted rest, as it may be restored.
         deployed: Returns the models that an account has deployed.
         longest: How long a job may take from its start.
     """
@@ -65,6 +66,7 @@ class Work:
     plugins: Plugins
     safety: SafetyEvaluation
     judge: JudgeModel | None
+    is_served: Callable[[str], Awaitable[bool]]
     deployed: Callable[[str], Awaitable[set[str]]]
     longest: timedelta
     clock: Callable[[], datetime]

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from sluicegate.api import files, fine_tuning
 from sluicegate.app import Sluicegate
+from sluicegate.tenancy.tenants import Scope
 from sluicegate.types import Role
 from tests.fine_tuning.workshop import BASE, jsonl
 
@@ -61,6 +62,7 @@ JOBS = (
     ("GET", "/{job}/events", fine_tuning.list_events),
     ("GET", "/{job}/checkpoints", fine_tuning.list_checkpoints),
 )
+SCOPE = Scope("00000000-1111-2222-3333-444444444444", "all")
 SURFACES = {"classic": "/openai", "v1": "/openai/v1"}
 
 
@@ -68,7 +70,8 @@ SURFACES = {"classic": "/openai", "v1": "/openai/v1"}
 async def gate(make_app):
     gate = Sluicegate(make_app(DEPLOYMENT, services=SERVICES), {})
     for name in ("contoso", "fabrikam"):
-        await gate.accounts.create(name, location="local")
+        resource = {"name": name, "subscription": SCOPE.subscription, "group": SCOPE.group}
+        await gate.tenants.create(SCOPE, "local", resource, 30, instead=None)
     yield gate
     await gate.shutdown()
 
@@ -349,3 +352,20 @@ async def test_too_many_jobs_are_told_not_to_try_again(gate, client, file):
 
     assert caught.value.code == "quotaExceeded"
     assert caught.value.response.headers["x-should-retry"] == "false"
+
+
+async def test_a_purged_account_leaves_no_job_and_no_model(gate, client, file):
+    region = gate.regions.home
+    await ended(gate, client, file, metadata={"team": "a"})
+    await held(gate, client, file)
+    async with sdk(gate, "v1", "fabrikam") as other:
+        kept = (await other.files.create(file=("train.jsonl", jsonl()), purpose="fine-tune")).id
+        job = await ended(gate, other, kept)
+
+    await gate.purge_account(await gate.tenants.get("contoso"), actor="deployment/operator")
+
+    left = []
+    for container in await region.blobs.containers():
+        left += [f"{container}/{blob.name}" async for blob in region.blobs.list(container) if "contoso" in blob.name]
+    assert {name.partition("/")[0] for name in left} <= {"accounts", "receipts"}
+    assert await region.jobs.ids("fabrikam") == [job.id]

@@ -506,3 +506,98 @@ async def test_a_run_that_is_stopped_loses_its_step_and_nothing_else(workshop, p
     await workshop.start().run()
 
     assert (await process.get(job)).status == "succeeded"
+
+
+async def test_an_attempt_that_is_late_takes_nothing_of_a_later_one_away(workshop, process):
+    job = await process.create()
+    await advance_to(process, job, lambda job: job.step == 1)
+    late = await process.get(job)
+
+    other = workshop.start()
+    await advance_to(other, job, lambda job: job.step == 2)
+    await process.work.sweep(late)
+    await process.work.register(late)
+
+    await other.run()
+    assert (await process.get(job)).status == "succeeded"
+    assert len(workshop.trainer.calls) == 3
+    assert {model.step for model in await process.models.list("contoso")} == {1, 2, None}
+
+
+async def test_what_is_late_cannot_be_taken_for_the_result(workshop, process):
+    job = await process.create()
+    await advance_to(process, job, lambda job: job.stage == "train")
+
+    async def overtaken():
+        await advance_to(workshop.start(), job, lambda job: job.step == 1)
+
+    workshop.trainer.script = [overtaken]
+    await process.jobs.runner.advance(await process.get(job))
+
+    found = await process.get(job)
+    assert (found.step, len(found.made), len(found.files)) == (1, 1, 1)
+    names = {name async for name in process.store.files(job).names()}
+    assert names == {*found.files.values(), found.made[0].file}
+
+
+async def test_jobs_of_a_deleted_account_rest_until_it_is_restored(workshop, process):
+    job = await process.create()
+    workshop.deleted.add("contoso")
+    await process.run()
+    assert (await process.get(job)).stage == "check"
+    workshop.deleted.clear()
+
+    await process.run()
+
+    assert (await process.get(job)).status == "succeeded"
+
+
+async def test_nobody_goes_on_from_a_checkpoint_that_does_harm(workshop):
+    async def judge(model, deadline):
+        return Verdict(("Sexual",) if model.step == 1 else ())
+
+    workshop.judge = judge
+    process = workshop.start()
+    job = await process.create()
+    await process.run()
+
+    with pytest.raises(InvalidRequest) as caught:
+        await process.create(model=f"{job.name}:ckpt-step-1")
+
+    assert caught.value.param == "model"
+
+
+async def test_what_never_came_to_be_a_job_goes_after_a_day(workshop, process, monkeypatch):
+    async def create(*_, **__):
+        raise StorageUnavailable("killed")
+
+    monkeypatch.setattr(process.store, "create", create)
+    monkeypatch.setattr(process.store, "erase", create)
+    with pytest.raises(StorageUnavailable):
+        await process.create()
+    other = workshop.start()
+    await other.run()
+    await other.jobs.purge(workshop.clock())
+    assert len(await other.store.in_queue()) == 1
+    workshop.clock.advance(timedelta(days=1))
+
+    await other.jobs.purge(workshop.clock())
+
+    assert await other.store.in_queue() == []
+
+
+async def test_an_interrupted_deletion_is_finished_by_the_timer(workshop, process, monkeypatch):
+    job = await process.create()
+    await process.run()
+
+    async def erase(*_, **__):
+        raise StorageUnavailable("killed")
+
+    monkeypatch.setattr(process.store, "erase", erase)
+    with pytest.raises(StorageUnavailable):
+        await process.jobs.delete("contoso", job.id, actor="contoso/key1")
+
+    await workshop.start().jobs.purge(workshop.clock())
+
+    assert await process.get(job) is None
+    assert [receipt.document["kind"] for receipt in await process.receipts.list("contoso")].count("delete.job") == 1

@@ -78,3 +78,12 @@ async def test_weights_go_with_their_model(models, files):
     with pytest.raises(NotFound):
         await anext(weights.read())
     assert await models.get("contoso", ID) is None
+
+
+async def test_a_model_whose_weights_are_gone_is_not_added_again(models, files):
+    model = await add(models, files)
+    await models.delete("contoso", ID)
+
+    await models.add(model)
+
+    assert await models.get("contoso", ID) is None

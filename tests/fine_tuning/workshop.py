@@ -119,10 +119,14 @@ class Workshop:
         self.trainer = Trainer()
         self.judge = None
         self.deployed = set()
+        self.deleted = set()
         self.settings = FineTuning()
         self.plugins = Plugins()
         self.plugins.add(self.trainer, "trainer")
         self.plugins.configure({}, Pipeline.model_validate({"authenticate": [], "models": ["trainer"]}))
+
+    async def _is_served(self, account):
+        return account not in self.deleted
 
     async def _deployed(self, account):
         return self.deployed
@@ -146,24 +150,25 @@ class Workshop:
             self.plugins,
             safety,
             judge=self.judge,
+            is_served=self._is_served,
             deployed=self._deployed,
             longest=timedelta(hours=self.settings.job_hours),
             clock=self.clock,
         )
         jobs = Jobs(store, uploads, work, Runner(blobs, work, self.settings, self.clock), self.settings, self.clock)
-        return Process(jobs, uploads, models, store, receipts, files, blobs)
+        return Process(jobs, work, uploads, models, store, receipts, blobs)
 
 
 class Process:
     """One process; nothing happens by itself."""
 
-    def __init__(self, jobs, uploads, models, store, receipts, files, blobs):
+    def __init__(self, jobs, work, uploads, models, store, receipts, blobs):
         self.jobs = jobs
+        self.work = work
         self.uploads = uploads
         self.models = models
         self.store = store
         self.receipts = receipts
-        self.files = files
         self.blobs = blobs
 
     async def upload(self, account="contoso", data=None, **options):
