@@ -18,6 +18,8 @@ from sluicegate.api import (
     governance,
     governance_appeals,
     governance_applications,
+    governance_cases,
+    governance_debug,
     governance_ledger,
     governance_notices,
 )
@@ -309,6 +311,90 @@ async def governance_applications_list(req: Request) -> Response:
 @app.route("governance/audit", methods=["GET"])
 async def governance_audit(req: Request) -> Response:
     return await governance.list_audit(gate, req)
+
+
+@app.function_name("governance_case")
+@app.route("governance/cases/{case}", methods=["GET"])
+async def governance_case(req: Request) -> Response:
+    return await governance_cases.get(gate, req)
+
+
+@app.function_name("governance_case_access")
+@app.route("governance/cases/{case}/access", methods=["POST"])
+async def governance_case_access(req: Request) -> Response:
+    return await governance_cases.ask(gate, req)
+
+
+@app.function_name("governance_case_access_approve")
+@app.route("governance/cases/{case}/access/{grant}/approve", methods=["POST"])
+async def governance_case_access_approve(req: Request) -> Response:
+    return await governance_cases.approve(gate, req)
+
+
+@app.function_name("governance_case_access_revoke")
+@app.route("governance/cases/{case}/access/{grant}", methods=["DELETE"])
+async def governance_case_access_revoke(req: Request) -> Response:
+    return await governance_cases.revoke(gate, req)
+
+
+@app.function_name("governance_case_content")
+@app.route("governance/cases/{case}/content", methods=["GET"])
+async def governance_case_content(req: Request) -> Response:
+    return await governance_cases.content(gate, req)
+
+
+@app.function_name("governance_case_decision")
+@app.route("governance/cases/{case}/decision", methods=["POST"])
+async def governance_case_decision(req: Request) -> Response:
+    return await governance_cases.decide(gate, req)
+
+
+@app.function_name("governance_cases_list")
+@app.route("governance/cases", methods=["GET"])
+async def governance_cases_list(req: Request) -> Response:
+    return await governance_cases.list_cases(gate, req)
+
+
+@app.function_name("governance_debug_accept")
+@app.route("governance/debug-access/{grant}/accept", methods=["POST"])
+async def governance_debug_accept(req: Request) -> Response:
+    return await governance_debug.accept(gate, req)
+
+
+@app.function_name("governance_debug_approve")
+@app.route("governance/debug-access/{grant}/approve", methods=["POST"])
+async def governance_debug_approve(req: Request) -> Response:
+    return await governance_debug.approve(gate, req)
+
+
+@app.function_name("governance_debug_ask")
+@app.route("governance/debug-access", methods=["POST"])
+async def governance_debug_ask(req: Request) -> Response:
+    return await governance_debug.ask(gate, req)
+
+
+@app.function_name("governance_debug_content")
+@app.route("governance/debug-access/{grant}/content", methods=["GET"])
+async def governance_debug_content(req: Request) -> Response:
+    return await governance_debug.content(gate, req)
+
+
+@app.function_name("governance_debug_invite")
+@app.route("governance/debug-access/invitations", methods=["POST"])
+async def governance_debug_invite(req: Request) -> Response:
+    return await governance_debug.invite(gate, req)
+
+
+@app.function_name("governance_debug_list")
+@app.route("governance/debug-access", methods=["GET"])
+async def governance_debug_list(req: Request) -> Response:
+    return await governance_debug.list_grants(gate, req)
+
+
+@app.function_name("governance_debug_revoke")
+@app.route("governance/debug-access/{grant}", methods=["DELETE"])
+async def governance_debug_revoke(req: Request) -> Response:
+    return await governance_debug.revoke(gate, req)
 
 
 @app.function_name("governance_checkpoint")

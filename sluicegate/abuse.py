@@ -122,3 +122,39 @@ class Notice:
             "until": None if until is None else datetime.fromisoformat(until),
         }
         return cls(**{**document, **times})
+
+
+Judgement: TypeAlias = Literal["benign", "violation", "unsure"]
+
+
+@dataclass(frozen=True, slots=True)
+class FlaggedContent:
+    """A flagged exchange, for an automated review to read and to forget.
+
+    Attributes:
+        categories: What filters found in it.
+        record: The exchange as the plugin that retains it has kept it: its JSON.
+    """
+
+    id: str
+    categories: tuple[str, ...]
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewVerdict:
+    """What an automated review makes of one flagged exchange; all that is kept of the review.
+
+    Attributes:
+        category: What it violates; None unless it does.
+        confidence: 0 to 1.
+    """
+
+    verdict: Judgement
+    category: str | None = None
+    confidence: float = 0.0
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"verdict": self.verdict, "category": self.category, "confidence": self.confidence}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sluicegate import config
-from sluicegate.abuse import Notice, Signal
+from sluicegate.abuse import FlaggedContent, Notice, ReviewVerdict, Signal
 from sluicegate.accounts import Account, Accounts, Resident
 from sluicegate.audit.publishing import WEBHOOK, Sink, StoreSink, Webhook
 from sluicegate.call import Call
@@ -37,13 +37,16 @@ from sluicegate.fine_tuning.runner import Runner
 from sluicegate.fine_tuning.safety import SafetyEvaluation
 from sluicegate.fine_tuning.stages import Work
 from sluicegate.fine_tuning.tuned_models import TunedModels
+from sluicegate.monitoring.access import Access
 from sluicegate.monitoring.actions import Actions
 from sluicegate.monitoring.appeals import Appeals
 from sluicegate.monitoring.applications import Applications
+from sluicegate.monitoring.cases import Case, Cases
 from sluicegate.monitoring.notices import Notices
 from sluicegate.monitoring.observing import Observer
 from sluicegate.monitoring.patterns import Patterns
 from sluicegate.monitoring.penalties import Penalty, admit
+from sluicegate.monitoring.reviewing import Review
 from sluicegate.monitoring.signals import signal_of
 from sluicegate.monitoring.timer import Step, monitor
 from sluicegate.pipeline import Pipeline
@@ -56,6 +59,7 @@ from sluicegate.roles import ROLES
 from sluicegate.services import BlobStore, KeyService
 from sluicegate.storage.customer_keys import CustomerVaults, customer_key
 from sluicegate.storage.rewrapping import Rewrapped
+from sluicegate.store import Store
 from sluicegate.tenancy.app_policies import read_app_policies
 from sluicegate.tenancy.deployments import Deployments
 from sluicegate.tenancy.limits import Limits
@@ -65,6 +69,7 @@ from sluicegate.types import Chunk, Embeddings, Model, OfAccount, Principal, utc
 
 HEALTH_CACHE_S = 30.0
 OBSERVE_S = 10.0
+REVIEW_S = 20.0
 """How long a plugin may take for a batch of signals."""
 log = logging.getLogger(__name__)
 
@@ -126,9 +131,14 @@ class Sluicegate:
         self.notices = {region.name: self._notices(region) for region in self.regions}
         self.actions = {region.name: self._actions(region) for region in self.regions}
         self.appeals = {region.name: self._appeals(region) for region in self.regions}
+        self.cases = {region.name: self._cases(region) for region in self.regions}
+        self.access = {region.name: self._access(region) for region in self.regions}
+        self._reviews = {region.name: self._review(region) for region in self.regions}
         self._patterns: dict[str, Patterns] = {}
         self.monitoring: dict[str, Step] = {
             "patterns": self._report_patterns,
+            "reviews": lambda region: self._reviews[region.name].advance(),
+            "cases": lambda region: self.cases[region.name].advance(),
             "applications": self._advance_applications,
             # Before the penalties: an answer that has just come keeps the next step waiting.
             "appeals": lambda region: self.appeals[region.name].advance(),
@@ -374,6 +384,8 @@ class Sluicegate:
         await region.files.delete_all(tenant.id, actor=actor)
         await region.counters.delete(tenant.id)
         await self.applications.forget_texts(tenant)
+        await self.cases[region.name].delete(tenant.id)
+        await self.access[region.name].delete(tenant.id)
         await self.appeals[region.name].delete(tenant.id)
         await self.actions[region.name].delete(tenant.id)
         await self.notices[region.name].delete(tenant.id)
@@ -416,6 +428,34 @@ class Sluicegate:
         async for pattern in patterns.found(names):
             subject = "the account" if pattern.user is None else "an end user"
             log.warning("abuse pattern: account %s, %s, score %.2f", pattern.account, subject, pattern.score.value)
+            await self.cases[region.name].report(pattern)
+
+    def _cases(self, region: Region) -> Cases:
+        async def tell(case: Case) -> None:
+            await self.actions[region.name].decided(case)
+
+        settings, reviews = self.deployment.review, bool(self.deployment.pipeline.review)
+        return Cases(region.blobs, region.audit, tell, self.now, keep_days=settings.keep_days, is_reviewed=reviews)
+
+    def _access(self, region: Region) -> Access:
+        return Access(region.blobs, region.audit, self.now, minutes=self.deployment.review.access_minutes)
+
+    def _review(self, region: Region) -> Review:
+        async def ask(flagged: FlaggedContent) -> ReviewVerdict:
+            [step] = self.deployment.pipeline.review
+            async with asyncio.timeout(REVIEW_S):
+                verdict: ReviewVerdict = await self.plugins.call(step.plugin, "review", ReviewVerdict, flagged=flagged)
+            return verdict
+
+        return Review(self.cases[region.name], self.retained, ask)
+
+    async def retained(self, account: str) -> Store | None:
+        """Return where exchanges of an account are retained, or None where none are, or nobody may look at them."""
+        found = await self.accounts.get(account)
+        steps = self.deployment.pipeline.retain
+        if found is None or not found.content_logging or not steps:
+            return None
+        return (await self.region(found.location)).vault.store(account, steps[0].plugin)
 
     def _notices(self, region: Region) -> Notices:
         def deliver(plugin: str, notice: Notice) -> Awaitable[object]:

@@ -46,11 +46,13 @@ class Pipeline(_Section):
     retain: tuple[Step, ...] = ()
     observe: tuple[Step, ...] = ()
     """The plugins that are told what filters found, without content."""
+    review: tuple[Step, ...] = ()
+    """The plugin that looks at flagged exchanges before any person does; none, and a person looks at once."""
     notify: tuple[Step, ...] = ()
     """The plugins that deliver notices to customers."""
 
     @field_validator(
-        "authenticate", "pre_filter", "models", "post_filter", "retain", "observe", "notify", mode="before"
+        "authenticate", "pre_filter", "models", "post_filter", "retain", "observe", "review", "notify", mode="before"
     )
     @classmethod
     def _names_are_steps(cls, value: Any) -> Any:
@@ -58,7 +60,14 @@ class Pipeline(_Section):
             return value
         return [{"plugin": item} if isinstance(item, str) else item for item in value]
 
-    @field_validator("authenticate", "models", "post_filter", "observe", "notify")
+    @field_validator("review")
+    @classmethod
+    def _one_reviews(cls, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        if len(steps) > 1:
+            raise ValueError("at most one plugin reviews")
+        return steps
+
+    @field_validator("authenticate", "models", "post_filter", "observe", "review", "notify")
     @classmethod
     def _always_required(cls, steps: tuple[Step, ...]) -> tuple[Step, ...]:
         if any(not step.required for step in steps):
@@ -67,7 +76,7 @@ class Pipeline(_Section):
 
     def plugins(self) -> tuple[str, ...]:
         """Return the names of all plugins in use, each once, in order of first use."""
-        before, after = (self.authenticate, self.pre_filter), (self.retain, self.observe, self.notify)
+        before, after = (self.authenticate, self.pre_filter), (self.retain, self.observe, self.review, self.notify)
         stages = (*before, self.models, self.post_filter, *after)
         return tuple(dict.fromkeys(step.plugin for stage in stages for step in stage))
 
@@ -110,6 +119,15 @@ class Abuse(_Section):
     """From which score on an end user of an account is looked into."""
     window_days: int = Field(7, ge=1, le=30)
     """How far back signals count."""
+
+
+class Review(_Section):
+    """How patterns of abuse are looked into; :mod:`sluicegate.monitoring.cases` and :mod:`sluicegate.monitoring.access`."""
+
+    access_minutes: int = Field(60, ge=5, le=480)
+    """How long access to content lasts once a second person has approved it."""
+    keep_days: int = Field(365, ge=30, le=1825)
+    """How long a closed case, which has no content, is kept after its last change."""
 
 
 class Penalties(_Section):
@@ -159,6 +177,7 @@ class Deployment(_Section):
     limits: Limits = Limits()
     fine_tuning: FineTuning = FineTuning()
     abuse: Abuse = Abuse()
+    review: Review = Review()
     penalties: Penalties = Penalties()
     plugins: Mapping[str, dict[str, Any]] = Field(default_factory=dict)
     """Settings by plugin."""

@@ -24,6 +24,7 @@ _STAGES = (
     ("post_filter", "What may reach the caller"),
     ("retain", "What is kept"),
     ("observe", "Who is told what filters found, without content"),
+    ("review", "Who looks at flagged exchanges before any person"),
     ("notify", "How customers are told of violations and penalties"),
 )
 
@@ -85,14 +86,7 @@ async def _of_account(gate: Sluicegate, name: str) -> AsyncIterator[str]:
     yield f"   - {'no key of its own' if own is None else f'and under the key {own.label} of its own: without it nothing opens'}"
     yield ""
     yield "5. Who may read what is kept"
-    yield "   - officers of the account, and whoever has a caller's key of it, each time for a reason, in the audit log"
-    yield ""
-    yield "6. What limits its access"
-    in_force = [penalty.told() for penalty in account.penalties if penalty.holds(penalty.user, gate.now())]
-    for told in in_force:
-        yield f"   - {told}"
-    if not in_force:
-        yield "   - nothing"
+    yield "   - officers of the account, each time for a reason, in the audit log"
 
 
 async def _of_deployment(gate: Sluicegate, account: Account, deployment: Deployment) -> list[str]:
@@ -175,9 +169,12 @@ def _lines(gate: Sluicegate) -> Iterator[str]:
             if stage == "models":
                 yield from _models(gate, step.plugin)
         if not steps:
-            yield {"retain": "   - nothing", "observe": "   - nobody", "notify": "   - they read it themselves"}.get(
-                stage, "   - everything"
-            )
+            yield {
+                "retain": "   - nothing",
+                "observe": "   - nobody",
+                "review": "   - nobody",
+                "notify": "   - they read it themselves",
+            }.get(stage, "   - everything")
     yield ""
     yield from _policies(gate)
     yield gate.safety.describe()

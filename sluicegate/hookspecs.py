@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from pluggy import HookimplMarker, HookspecMarker
 
-from sluicegate.abuse import Notice, Signal
+from sluicegate.abuse import FlaggedContent, Notice, ReviewVerdict, Signal
 from sluicegate.accounts import Accounts
 from sluicegate.policies import Policy
 from sluicegate.requests import EmbeddingRequest, GenerationRequest, Request
@@ -439,6 +439,30 @@ class Hooks(Protocol):
 
         .. versionadded:: 0.1
         """
+
+    @hookspec
+    async def review(self, flagged: FlaggedContent, config: Any) -> ReviewVerdict:
+        """Look once more at an exchange in which filters found something, before any person does.
+
+        Called by the timer ``abuse`` for a sample of a new case's exchanges, one at a time, within 20 seconds. Where all of them are
+        ``benign`` the case ends; otherwise a person decides, so say ``unsure`` rather than guess. Keep nothing of it, and log nothing of it.
+
+        Raises:
+            ApiError: Not now; the case waits, and the next run tries again.
+
+        Example::
+
+            from sluicegate import hookimpl
+            from sluicegate.abuse import ReviewVerdict
+
+            @hookimpl
+            async def review(flagged):
+                is_fiction = "Once upon a time" in str(flagged.record)
+                return ReviewVerdict("benign", confidence=0.9) if is_fiction else ReviewVerdict("unsure")
+
+        .. versionadded:: 0.1
+        """
+        return ReviewVerdict("unsure")
 
     @hookspec
     async def notify(self, notice: Notice, config: Any) -> None:

@@ -39,6 +39,7 @@ STAGES = {
     "post_filter": ("post_filter",),
     "retain": ("retain", "purge"),
     "observe": ("observe",),
+    "review": ("review",),
     "notify": ("notify",),
 }
 """Stage of the pipeline -> the hooks a plugin named there must implement."""

@@ -23,6 +23,8 @@ from sluicegate.api import (
     governance,
     governance_appeals,
     governance_applications,
+    governance_cases,
+    governance_debug,
     governance_ledger,
     governance_notices,
 )
@@ -55,6 +57,8 @@ ARM = {"api-version": "2025-09-01"}
 REASON = {"reason": "ticket 4711"}
 APPEALS = "/governance/appeals"
 APPLICATIONS = "/governance/applications"
+CASES = "/governance/cases"
+DEBUG = "/governance/debug-access"
 LEDGER = "/governance/ledger"
 COMPLETIONS = "/openai/v1/chat/completions"
 
@@ -143,6 +147,20 @@ def _routes(gate: Sluicegate) -> list[Route]:
         route("GET", LEDGER + "/receipts/{receipt}", governance_ledger.get_receipt),
         route("PUT", LEDGER + "/retention", governance_ledger.shorten),
         route("GET", "/governance/notices", governance_notices.list_notices),
+        route("GET", CASES, governance_cases.list_cases),
+        route("GET", CASES + "/{case}", governance_cases.get),
+        route("POST", CASES + "/{case}/access", governance_cases.ask),
+        route("POST", CASES + "/{case}/access/{grant}/approve", governance_cases.approve),
+        route("DELETE", CASES + "/{case}/access/{grant}", governance_cases.revoke),
+        route("GET", CASES + "/{case}/content", governance_cases.content),
+        route("POST", CASES + "/{case}/decision", governance_cases.decide),
+        route("GET", DEBUG, governance_debug.list_grants),
+        route("POST", DEBUG, governance_debug.ask),
+        route("POST", DEBUG + "/invitations", governance_debug.invite),
+        route("POST", DEBUG + "/{grant}/accept", governance_debug.accept),
+        route("POST", DEBUG + "/{grant}/approve", governance_debug.approve),
+        route("GET", DEBUG + "/{grant}/content", governance_debug.content),
+        route("DELETE", DEBUG + "/{grant}", governance_debug.revoke),
         route("POST", APPLICATIONS, governance_applications.file),
         route("GET", APPLICATIONS, governance_applications.list_applications),
         route("GET", APPLICATIONS + "/{application}", governance_applications.get),

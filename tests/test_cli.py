@@ -327,7 +327,7 @@ def test_describe_names_installed_plugins_and_where_they_come_from(tmp_path):
     )
     assert "- blocklists (plugins/): " in printed
     stages = re.findall(r"^\d\. .* \((\w+)\)$", printed, re.MULTILINE)
-    assert stages == ["authenticate", "pre_filter", "models", "post_filter", "retain", "observe", "notify"]
+    assert stages == ["authenticate", "pre_filter", "models", "post_filter", "retain", "observe", "review", "notify"]
     assert "Nothing is kept longer than 30 days, whatever the settings say." in printed
     assert "Training data cannot be evaluated for harm" in printed
 

@@ -11,7 +11,9 @@ from plugins.content_filter import completions
 from plugins.content_filter.classifier import HEADS, Classifier
 from plugins.content_filter.pieces import LARGE_PIECE, pieces, worst
 from plugins.content_filter.prompts import Prompts
+from plugins.content_filter.review import reviewed
 from sluicegate import Chunk, Classification, PluginConfig, Policy, TextSource, hookimpl
+from sluicegate.abuse import FlaggedContent, ReviewVerdict
 from sluicegate.requests import GenerationRequest, Request
 from sluicegate.vetting import vet
 
@@ -72,3 +74,10 @@ async def classify(text: str, source: TextSource, config: Config) -> Classificat
         flagged=found.flagged,
         thresholds=config._classifier.calibration.thresholds,
     )
+
+
+@hookimpl
+async def review(flagged: FlaggedContent, config: Config) -> ReviewVerdict:
+    if config._classifier is None:
+        raise RuntimeError("startup has not run")
+    return await reviewed(flagged, config._classifier)

@@ -52,6 +52,20 @@ REQUESTS = {
     "audit.list": ("GET", f"/governance/audit?{WHY}", None),
     "applications.create": ("POST", "/governance/applications", ANSWERS),
     "applications.withdraw": ("DELETE", "/governance/applications/unknown", None),
+    "cases.list": ("GET", "/governance/cases", None),
+    "cases.read": ("GET", "/governance/cases/unknown", None),
+    "cases.decide": ("POST", "/governance/cases/unknown/decision", {"decision": "dismiss", "reason": "ticket 4711"}),
+    "cases.content": ("GET", "/governance/cases/unknown/content", None),
+    "access.ask": ("POST", "/governance/cases/unknown/access", {"reason": "ticket 4711"}),
+    "access.approve": ("POST", "/governance/cases/unknown/access/unknown/approve", None),
+    "access.revoke": ("DELETE", "/governance/cases/unknown/access/unknown", None),
+    "debug.ask": ("POST", "/governance/debug-access", {"account": "unknown", "exchange": "1", "reason": "ticket 4711"}),
+    "debug.accept": ("POST", "/governance/debug-access/unknown/accept", None),
+    "debug.content": ("GET", "/governance/debug-access/unknown/content", None),
+    "debug.invite": ("POST", "/governance/debug-access/invitations", {"exchange": "1", "reason": "ticket 4711"}),
+    "debug.list": ("GET", "/governance/debug-access", None),
+    "debug.approve": ("POST", "/governance/debug-access/unknown/approve", None),
+    "debug.revoke": ("DELETE", "/governance/debug-access/unknown", None),
     "applications.list": ("GET", "/governance/applications", None),
     "applications.read": ("GET", "/governance/applications/unknown", None),
     "notices.list": ("GET", "/governance/notices", None),
@@ -144,6 +158,8 @@ def test_another_accounts_caller_reaches_nothing_of_this_one(server, foreigner, 
         assert response.status_code == 200
     elif operation in ("notices.list", "fine_tuning.jobs.list"):
         assert response.json()["data"] == []
+    elif operation == "debug.list":
+        assert all(grant["account"] == "foreign" for grant in response.json()["data"])
     elif operation == "ledger.read":
         assert (response.json()["account"], response.json()["held"]["records"]) == ("foreign", 0)
     elif operation == "ledger.export":
@@ -153,6 +169,8 @@ def test_another_accounts_caller_reaches_nothing_of_this_one(server, foreigner, 
         assert "default" not in response.text
     elif operation == "fine_tuning.jobs.create":
         assert (response.status_code, response.json()["error"]["code"]) == (400, "model_not_found")
+    elif operation == "debug.invite":
+        assert (response.status_code, response.json()["account"]) == (201, "foreign")
     elif operation == "applications.create":
         # It is in the same subscription, whose application the other account has filed.
         assert response.status_code in (201, 409)
@@ -163,6 +181,7 @@ def test_another_accounts_caller_reaches_nothing_of_this_one(server, foreigner, 
             "fine_tuning": "notFound",
             "applications": "404",
             "appeals": "404",
+            "debug": "404",
         }
         code = codes.get(operation.partition(".")[0], "DeploymentNotFound")
         assert (response.status_code, response.json()["error"]["code"]) == (404, code)
