@@ -11,7 +11,7 @@ from sluicegate.api.governance import Incoming, governed
 from sluicegate.api.governance_requests import Body, Moment, Reference, actor_of, body_of, by_operator
 from sluicegate.app import Sluicegate
 from sluicegate.errors import InvalidRequest
-from sluicegate.monitoring.applications import Application
+from sluicegate.monitoring.application import Application
 from sluicegate.monitoring.questions import Answers
 from sluicegate.types import Principal
 

@@ -14,14 +14,11 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 from sluicegate.accounts import Accounts
-from sluicegate.audit.entries import Event
-from sluicegate.audit.log import Audit
 from sluicegate.errors import (
     BlobChanged,
     BlobNotFound,
@@ -32,11 +29,13 @@ from sluicegate.errors import (
     PurgeIncomplete,
     SluicegateError,
 )
+from sluicegate.monitoring.application import Application, State
 from sluicegate.monitoring.questions import Answers, Kind
+from sluicegate.monitoring.settling import TIMER, Region, Settling
 from sluicegate.services import BlobStore
 from sluicegate.storage.documents import Documents
-from sluicegate.storage.files import Files, FileStore
-from sluicegate.tenancy.tenants import Scope, Tenant, Tenants
+from sluicegate.storage.files import FileStore
+from sluicegate.tenancy.tenants import Tenant, Tenants
 from sluicegate.types import utc_now
 
 CONTAINER = "applications"
@@ -44,105 +43,12 @@ LONGEST = timedelta(days=366)
 """For which an application is approved at most; then it is filed again."""
 KIND = "applications"
 """The sealed files' kind."""
-TIMER = "timer/abuse"
-_PAGE = 100
-
-
-class State(StrEnum):
-    """What became of an application."""
-
-    SUBMITTED = "submitted"
-    APPROVED = "approved"
-    REFUSED = "refused"
-    WITHDRAWN = "withdrawn"
-    """By the subscription, or by an operator."""
-    EXPIRED = "expired"
-
-
 _EVENTS = {
     State.APPROVED: "application.approve",
     State.REFUSED: "application.refuse",
     State.WITHDRAWN: "application.withdraw",
     State.EXPIRED: "application.expire",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Application:
-    """One application.
-
-    Attributes:
-        subscription: In lower case; what is decided counts for all its accounts, those made later too.
-        account: The one account it is for, where an operator decided for one; else None.
-        filed_by: The account whose key filed it.
-        applicant, decided_by: As in the audit log.
-        answers: The criteria and the attestations; None where an operator decided without an application.
-        expires: When an approval ends.
-        reason: Of the decision, a reference.
-        is_settled: Whether the accounts are as it says.
-        receipts: Of the content that was deleted, by account.
-    """
-
-    id: str
-    kind: Kind
-    subscription: str
-    filed_by: str
-    applicant: str
-    filed: datetime
-    answers: Mapping[str, Any] | None
-    account: str | None = None
-    state: State = State.SUBMITTED
-    decided_by: str | None = None
-    decided: datetime | None = None
-    expires: datetime | None = None
-    reason: str | None = None
-    is_settled: bool = True
-    receipts: Mapping[str, str] | None = None
-
-    def covers(self, account: str) -> bool:
-        """Return whether it is approved and for this account of its subscription."""
-        return self.state is State.APPROVED and self.concerns(account)
-
-    def concerns(self, account: str) -> bool:
-        """Return whether it is for this account of its subscription, whatever became of it."""
-        return self.account in (None, account)
-
-    @property
-    def document(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "id": self.id,
-            "kind": self.kind,
-            "subscription": self.subscription,
-            "filed_by": self.filed_by,
-            "applicant": self.applicant,
-            "filed": self.filed.isoformat(),
-            "answers": self.answers,
-            "account": self.account,
-            "state": self.state,
-            "decided_by": self.decided_by,
-            "decided": None if self.decided is None else self.decided.isoformat(),
-            "expires": None if self.expires is None else self.expires.isoformat(),
-            "reason": self.reason,
-            "is_settled": self.is_settled,
-            "receipts": dict(self.receipts or {}),
-        }
-
-    @classmethod
-    def of(cls, document: Mapping[str, Any]) -> Application:
-        """Return what :attr:`document` was made of."""
-        times = {name: _time(document[name]) for name in ("filed", "decided", "expires")}
-        kinds = {"kind": Kind(document["kind"]), "state": State(document["state"])}
-        return cls(**{**document, **times, **kinds})
-
-
-class Region(Protocol):
-    """The part of :class:`sluicegate.regions.Region` that this needs."""
-
-    @property
-    def audit(self) -> Audit: ...
-    @property
-    def large_files(self) -> Files: ...
 
 
 class Applications:
@@ -164,10 +70,9 @@ class Applications:
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._documents = Documents(blobs, CONTAINER, "")
-        self._accounts = accounts
         self._tenants = tenants
         self._region = region
-        self._erase = erase
+        self._settling = Settling(accounts, tenants, region, erase, self._deleted)
         self._now = now
 
     # --- filing and deciding -----------------------------------------------------------------------------------------
@@ -187,7 +92,7 @@ class Applications:
                 )
         id, ticked = f"appl-{secrets.token_hex(12)}", answers.ticked()
         application = Application(id, answers.kind, subscription, tenant.id, actor, self._now(), ticked)
-        await self._note(tenant, actor, "application.file", id)
+        await self._settling.note(tenant, actor, "application.file", id)
         # Before the document, so that there is no application without its texts.
         await (await self._files(tenant)).write(id, _once(json.dumps(answers.texts()).encode()))
         await self._documents.put(application.id, application.document, etag=None)
@@ -255,7 +160,7 @@ class Applications:
         tenant = await self._tenants.get(application.filed_by)
         if application.answers is None or tenant is None or tenant.is_purged:
             return application, {}
-        await self._note(tenant, actor, "application.read", id)
+        await self._settling.note(tenant, actor, "application.read", id)
         try:
             opened = await (await self._files(tenant)).open(id)
         except BlobNotFound:
@@ -290,7 +195,8 @@ class Applications:
         found = await self.of_subscription(tenant.scope.subscription)
         if not found:
             return tenant
-        await self._settle_account(tenant, found)
+        await self._settling.switch(tenant, found)
+        await self._settling.clear(tenant, found)
         return await self._tenants.get(tenant.id) or tenant
 
     async def advance(self) -> None:
@@ -319,44 +225,14 @@ class Applications:
         """Let the accounts that an application concerns be as it, and the others of its subscription, say.
 
         Raises:
-            PurgeIncomplete: What was kept of an account is not all gone.
+            PurgeIncomplete: Some are not yet, or what was kept of some is not all gone; all others are.
         """
         settled: list[Application] | None = None
         # Whoever decides meanwhile settles too, and the later of the two must not go by the earlier decision.
         while _states(found := await self.of_subscription(application.subscription)) != _states(settled):
-            async for tenant in self._tenants_of(application.subscription):
-                if application.concerns(tenant.id):
-                    await self._settle_account(tenant, found)
+            await self._settling.settle(application, found)
             settled = found
         return await self._change(application.id, application.state, {"is_settled": True})
-
-    async def _settle_account(self, tenant: Tenant, applications: Iterable[Application]) -> None:
-        of_kind = {
-            kind: [each for each in applications if each.kind is kind and each.concerns(tenant.id)] for kind in Kind
-        }
-        for kind, concerning in of_kind.items():
-            covering = [each for each in concerning if each.covers(tenant.id)]
-            if kind is Kind.ABUSE_MONITORING:
-                await self._settle_logging(tenant, covering, concerning)
-            elif concerning and tenant.has_modified_filters != bool(covering):
-                cause = (covering or concerning)[0]
-                action = "modified-filters.on" if covering else "modified-filters.off"
-                await self._note(tenant, cause.decided_by or TIMER, action, cause.id)
-                await self._accounts.set_modified_filters(tenant.id, bool(covering))
-
-    async def _settle_logging(self, tenant: Tenant, covering: list[Application], concerning: list[Application]) -> None:
-        if not covering:
-            if concerning and not tenant.has_content_logging:
-                await self._note(tenant, concerning[0].decided_by or TIMER, "content-logging.on", concerning[0].id)
-                await self._accounts.set_content_logging(tenant.id, True)
-            return
-        cause = covering[0]
-        if tenant.has_content_logging:
-            await self._note(tenant, cause.decided_by or TIMER, "content-logging.off", cause.id)
-            await self._accounts.set_content_logging(tenant.id, False)
-        if tenant.id not in (cause.receipts or {}):
-            receipt = await self._erase(tenant, cause.decided_by or TIMER, cause.id)
-            await self._change(cause.id, cause.state, {}, receipts={tenant.id: receipt})
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
@@ -379,12 +255,15 @@ class Applications:
             reason=reason,
             is_settled=was_waiting,
         )
-        await self._note(await self._tenants.get(found.filed_by), actor, _EVENTS[state], found.id, reason)
+        await self._settling.note(await self._tenants.get(found.filed_by), actor, _EVENTS[state], found.id, reason)
         try:
             await self._documents.put(found.id, decided.document, etag=etag)
         except BlobChanged:
             raise Conflict("Somebody else has just decided on the application: read it again.") from None
         return decided if was_waiting else await self.settle(decided)
+
+    async def _deleted(self, application: Application, account: str, receipt: str) -> None:
+        await self._change(application.id, application.state, {}, receipts={account: receipt})
 
     async def _change(
         self, id: str, state: State, fields: Mapping[str, Any], receipts: Mapping[str, str] | None = None
@@ -415,35 +294,11 @@ class Applications:
             raise InvalidRequest("The account belongs to no subscription, for which applications are.", param="account")
         return tenant
 
-    async def _tenants_of(self, subscription: str) -> AsyncIterator[Tenant]:
-        cursor = ""
-        while True:
-            found, cursor = await self._tenants.page(Scope(subscription), after=cursor, limit=_PAGE)
-            for tenant in found:
-                yield tenant
-            if not cursor:
-                return
-
     def _check_end(self, expires: datetime) -> None:
         if not timedelta() < expires - self._now() <= LONGEST:
             raise InvalidRequest(
                 f"An approval ends in the future, within {LONGEST.days} days; then it is filed again.", param="expires"
             )
-
-    async def _note(
-        self, tenant: Tenant | None, actor: str, action: str, subject: str, reason: str | None = None
-    ) -> None:
-        if tenant is None or not tenant.location:
-            return
-        account = tenant.id
-        try:
-            event = Event(actor, action, account=account, subject=subject, reason=reason)
-        except ValueError:
-            raise InvalidRequest(
-                "Invalid 'reason': use at most 200 letters, digits, spaces and ._:/#()+-, such as a ticket's number.",
-                param="reason",
-            ) from None
-        await (await self._region(tenant.location)).audit.append(event)
 
 
 def _states(applications: Iterable[Application] | None) -> dict[str, State] | None:
@@ -461,7 +316,3 @@ def _name(actor: str) -> str:
 
 def _no_such() -> NotFound:
     return NotFound("There is no such application.", param="id")
-
-
-def _time(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)

@@ -300,7 +300,7 @@ async def test_what_was_interrupted_the_timer_finishes(world, app, contoso, monk
     async def dies(*_):
         raise PurgeIncomplete(["contoso"])
 
-    monkeypatch.setattr(app.applications, "_erase", dies)
+    monkeypatch.setattr(app.applications._settling, "_erase", dies)
     body = {"decision": "approve", "expires": (world.clock.now + DAY).isoformat(), "reason": WHY}
     interrupted = await contoso.operator.post(f"{APPLICATIONS}/{id}/decision", json=body)
     other = world.open()
@@ -312,6 +312,28 @@ async def test_what_was_interrupted_the_timer_finishes(world, app, contoso, monk
     assert await kept(contoso) == 0
     found = await other.applications.get(id)
     assert (found.is_settled, list(found.receipts)) == (True, ["contoso"])
+
+
+async def test_an_account_whose_content_cannot_be_deleted_now_holds_up_no_other(world, app, contoso, monkeypatch):
+    sibling = await Tenant.create(app, "sibling", "local")
+    for tenant in (contoso, sibling):
+        await tenant.say(WORDS)
+    erase = app.applications._settling._erase
+
+    async def fails(tenant, *more):
+        if tenant.id == "contoso":
+            raise PurgeIncomplete(["contoso"])
+        assert not (await app.accounts.get("contoso")).content_logging
+        return await erase(tenant, *more)
+
+    monkeypatch.setattr(app.applications._settling, "_erase", fails)
+    body = {"decision": "approve", "expires": (world.clock.now + DAY).isoformat(), "reason": WHY}
+    await contoso.operator.post(f"{APPLICATIONS}/{await file(contoso)}/decision", json=body)
+    await contoso.say(WORDS)
+
+    assert await kept(sibling) == 0
+    assert await kept(contoso) == 1
+    assert not (await app.accounts.get("contoso")).content_logging
 
 
 async def test_two_who_decide_at_once_do_not_both(world, app, contoso):
