@@ -16,7 +16,7 @@ from sluicegate.api.fine_tuning_objects import event_number, render_checkpoint, 
 from sluicegate.api.fine_tuning_requests import CreateJob
 from sluicegate.api.versions import Surface
 from sluicegate.app import Sluicegate
-from sluicegate.errors import ApiError, InvalidRequest, NotFound, PurgeIncomplete
+from sluicegate.errors import AccountKeyUnavailable, ApiError, InvalidRequest, NotFound, PurgeIncomplete
 from sluicegate.fine_tuning.job_operations import Jobs
 from sluicegate.fine_tuning.jobs import Job
 
@@ -108,10 +108,15 @@ async def get(gate: Sluicegate, http: HttpRequest) -> Response:
 
 
 async def cancel(gate: Sluicegate, http: HttpRequest) -> Response:
-    """End a job."""
+    """End a job; no key is needed for that."""
 
     async def work(request: _Request) -> Response:
-        return _json(await request.rendered(await request.jobs.cancel(request.account, request.id)))
+        job = await request.jobs.cancel(request.account, request.id)
+        try:
+            return _json(await request.rendered(job))
+        except AccountKeyUnavailable:
+            # What is cancelled is so, whether or not its metadata can be read.
+            return _json(render_job(job, None, request.surface))
 
     return await _served(gate, http, "fine_tuning.jobs.cancel", work, needs_key=False)
 

@@ -85,7 +85,8 @@ def render_checkpoint(job: Job, made: Made) -> dict[str, Any]:
 
 
 def _hyperparameters(job: Job) -> dict[str, Any]:
-    shown = {name: "auto" if value is None else value for name, value in job.hyperparameters.items()}
+    known = {name: value for name, value in job.used.items() if value is not None}
+    shown = {name: "auto" if value is None else value for name, value in {**job.hyperparameters, **known}.items()}
     if job.method != "dpo":
         shown.pop("beta", None)
     return shown

@@ -249,7 +249,7 @@ class Jobs:
                     await self._attempt(left, owed.kind, owed.account, owed.subject)
         except SluicegateError as error:
             left.append(f"interrupted deletions of jobs ({type(error).__name__})")
-        for account, id in sorted(await self.store.known()):
+        for account, id in sorted(await self.store.strays()):
             try:
                 await self._look_at(account, id, now)
             except (SluicegateError, ValueError, KeyError, TypeError) as error:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -235,14 +235,18 @@ class JobStore:
 
     async def known(self, account: str = "") -> set[tuple[str, str]]:
         """Return account and id of whatever storage holds anything of, of an account or of all."""
-        prefix = account and f"{account}/"
+        return await self._seen(account, (JOBS, QUEUE, EVENTS, HEADS))
+
+    async def strays(self) -> set[tuple[str, str]]:
+        """Return account and id of what storage holds something of, but no job."""
+        return await self._seen("", (QUEUE, EVENTS, HEADS)) - await self._seen("", (JOBS,))
+
+    async def _seen(self, account: str, containers: Iterable[str]) -> set[tuple[str, str]]:
         found: set[tuple[str, str]] = set()
-        for container in (JOBS, QUEUE, EVENTS, HEADS, SEGMENTS):
-            async for info in self._blobs.list(container, prefix):
+        for container in containers:
+            async for info in self._blobs.list(container, account and f"{account}/"):
                 owner, *path = info.name.split("/")
-                place = 1 if container in (HEADS, SEGMENTS) and path[0] == METADATA else 0
-                if _ID.fullmatch(path[place]):
-                    found.add((owner, path[place]))
+                found |= {(owner, part) for part in path if _ID.fullmatch(part)}
         return found
 
 

@@ -72,7 +72,8 @@ class Job:
         model: What is trained, as asked: a base model, or a fine-tuned model or checkpoint of the account.
         base: The base model below it.
         name: What the fine-tuned model will be called.
-        hyperparameters: As asked, and as used once that is known; None is ``auto``.
+        hyperparameters: As asked; None is ``auto``.
+        used: As the plugin uses them, once that is known.
         has_metadata: Whether its owner has attached any; it is sealed, see the store.
         checks: How far the evaluation of the files is.
         state: The plugin's, see ``TrainingJob.state``.
@@ -107,6 +108,7 @@ class Job:
     error: Mapping[str, Any] | None = None
     result_file: str | None = None
     has_results: bool = False
+    used: Mapping[str, Any] = field(default_factory=dict)
     trained_tokens: int = 0
     estimated_finish: int | None = None
     step: int = 0
@@ -219,7 +221,7 @@ class Job:
         job = replace(
             self,
             state=dict(step.state),
-            hyperparameters=asdict(step.hyperparameters),
+            used=asdict(step.hyperparameters),
             trained_tokens=step.trained_tokens,
             estimated_finish=None if step.estimated_finish is None else int(step.estimated_finish.timestamp()),
             not_before=0.0 if step.not_before is None else step.not_before.timestamp(),

@@ -42,6 +42,8 @@ from sluicegate.storage.lease import Lease, LeaseHeld, LeaseLost
 LEASE = "fine-tuning"
 RUN_TIME = timedelta(minutes=5)
 """For how long one run takes up steps; the timer begins the next."""
+CHECK_TIMES = 5
+"""How many times as long as a step the check of the files may take, which cannot be left off: they may have 512 MiB each."""
 GRACE = timedelta(seconds=30)
 """How much longer than its deadline a step may take before it is cancelled."""
 MOST_ATTEMPTS = 5
@@ -232,7 +234,7 @@ class Runner:
             why = TrainingFailed(f"A step of the job failed {MOST_ATTEMPTS} times in a row.", code="internalFailure")
             return lambda found: found.failed(why, self._clock())
         try:
-            async with asyncio.timeout(self._settings.step_s + GRACE.total_seconds()):
+            async with asyncio.timeout((self._time_for(job) + GRACE).total_seconds()):
                 (registered, gone), change = await self._watched(self._step(job, files), job, attempt)
         except _Superseded:
             raise
@@ -264,13 +266,16 @@ class Runner:
 
     async def _step(self, job: Job, files: JobFiles) -> tuple[tuple[set[str], set[str]], Change]:
         models: tuple[set[str], set[str]] = (set(), set())
-        deadline = self._clock() + timedelta(seconds=self._settings.step_s)
+        deadline = self._clock() + self._time_for(job)
         if job.stage in ("train", "judge"):
             models = await self._work.register(job)
         if job.stage == "train":
             await self._work.sweep(job)
             files.start_from(await self._work.starting_weights(job))
         return models, await self._work.step(job, files, deadline)
+
+    def _time_for(self, job: Job) -> timedelta:
+        return timedelta(seconds=self._settings.step_s) * (CHECK_TIMES if job.stage == "check" else 1)
 
     def _again_later(self, job: Job, reason: str) -> Change:
         log.warning("fine-tuning: a step of job %s in stage %s failed with %s", job.id, job.stage, reason)

@@ -41,7 +41,7 @@ async def test_a_job_becomes_a_model_of_its_account(workshop, process):
     assert job.name.startswith(f"{BASE}.ft-")
     assert job.name.endswith("-mine")
     assert done.trained_tokens == 30
-    assert (done.hyperparameters["n_epochs"], done.hyperparameters["beta"]) == (3, None)
+    assert (done.hyperparameters["n_epochs"], done.used["n_epochs"]) == (None, 3)
     model = await process.models.get("contoso", job.name)
     assert (model.base, model.job, model.step, model.deployable) == (BASE, job.id, None, True)
     assert "What is 0" in await process.weights(model)
@@ -601,3 +601,15 @@ async def test_an_interrupted_deletion_is_finished_by_the_timer(workshop, proces
 
     assert await process.get(job) is None
     assert [receipt.document["kind"] for receipt in await process.receipts.list("contoso")].count("delete.job") == 1
+
+
+async def test_a_job_without_room_for_its_results_succeeds_without_them(workshop):
+    workshop.most_files = 1
+    process = workshop.start()
+    job = await process.create()
+
+    await process.run()
+
+    done = await process.get(job)
+    assert (done.status, done.has_results) == ("succeeded", False)
+    assert any(message.startswith("There is no results file: ") for message in await process.messages(job))

@@ -119,6 +119,7 @@ class Workshop:
         self.trainer = Trainer()
         self.judge = None
         self.deployed = set()
+        self.most_files = 1000
         self.deleted = set()
         self.settings = FineTuning()
         self.plugins = Plugins()
@@ -138,7 +139,9 @@ class Workshop:
         receipts = Receipts(
             blobs, self.keys, Audit(blobs, self.keys, origin="test", clock=self.clock), clock=self.clock
         )
-        uploads = UploadedFiles(blobs, files, receipts, clock=self.clock, most_files=1000, most_bytes=1 << 30)
+        uploads = UploadedFiles(
+            blobs, files, receipts, clock=self.clock, most_files=self.most_files, most_bytes=1 << 30
+        )
         models = TunedModels(blobs, files)
         store = JobStore(blobs, files)
         safety = SafetyEvaluation(self.plugins, ["trainer"], is_required=True)
