@@ -33,6 +33,7 @@ from sluicegate.errors import (
 from sluicegate.fine_tuning.job_operations import Jobs
 from sluicegate.fine_tuning.model_catalogue import ModelCatalogue
 from sluicegate.fine_tuning.model_removal import ModelDeletions
+from sluicegate.fine_tuning.model_safety import ModelSafety
 from sluicegate.fine_tuning.runner import Runner
 from sluicegate.fine_tuning.safety import SafetyEvaluation
 from sluicegate.fine_tuning.stages import Work
@@ -608,7 +609,7 @@ class Sluicegate:
             region.receipts,
             self.plugins,
             self.safety,
-            judge=None,
+            judge=ModelSafety(self.plugins, region.tuned_models, self.safety, self.now).judge,
             is_served=self._is_served,
             deployed=self._deployed_models,
             longest=timedelta(hours=self.deployment.fine_tuning.job_hours),

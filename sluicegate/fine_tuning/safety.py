@@ -108,17 +108,17 @@ class SafetyEvaluation:
 
     Args:
         classifiers: The plugins that are in use and implement ``classify``; the worst that any of them says counts.
-        is_required: False where the operator has switched it off, and then nobody looks.
+        is_required: False where the operator has switched it off, and then nobody looks; an attribute, too.
     """
 
     def __init__(self, plugins: Plugins, classifiers: Sequence[str], *, is_required: bool) -> None:
         self._plugins = plugins
         self._classifiers = tuple(classifiers)
-        self._is_required = is_required
+        self.is_required = is_required
 
     def describe(self) -> str:
         """Return a sentence for the operator."""
-        if not self._is_required:
+        if not self.is_required:
             return "Training data is not evaluated for harm: fine_tuning.safety_evaluation is off."
         if not self._classifiers:
             return "Training data cannot be evaluated for harm, as no plugin in the pipeline classifies: fine-tuning jobs fail."
@@ -146,7 +146,7 @@ class SafetyEvaluation:
             ServiceError: As for reading the file.
         """
         done = before or Evaluation()
-        if not self._is_required:
+        if not self.is_required:
             return replace(done, finished=True, skipped=True)
         if not self._classifiers:
             raise TrainingFailed(
@@ -156,7 +156,7 @@ class SafetyEvaluation:
             )
         if done.finished:
             return done
-        severities = _Severities(self._severity)
+        severities = _Severities(self.severity)
         async for line, size in _lines(read, done.offset):
             for number, text in enumerate(await _pieces(line, done)):
                 if number < done.pieces:
@@ -169,7 +169,8 @@ class SafetyEvaluation:
             await asyncio.sleep(0)
         return replace(done, finished=True)
 
-    async def _severity(self, text: str, source: TextSource) -> Mapping[str, int]:
+    async def severity(self, text: str, source: TextSource) -> Mapping[str, int]:
+        """Return how severe a text is, by category, as the worst of the classifiers says; raises as ``classify`` does."""
         worst: Mapping[str, int] = {}
         for name in self._classifiers:
             found: Classification = await self._plugins.call(name, "classify", Classification, text=text, source=source)
