@@ -29,7 +29,9 @@ async def read(gate: Sluicegate, http: HttpRequest) -> Response:
     """Show what is held of the account, its abuse score with its parts, and what followed from its cases."""
 
     async def work(incoming: Incoming) -> Response:
-        return JSONResponse(await _ledger(incoming))
+        # It reads much of the storage, so it counts among the account's requests that run at once.
+        with gate.limits.running(incoming.account.name):
+            return JSONResponse(await _ledger(incoming))
 
     return await governed(gate, http, "ledger.read", work)
 

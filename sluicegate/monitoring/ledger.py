@@ -25,10 +25,12 @@ class Held:
     Attributes:
         retained: Records and bytes by plugin and day (``YYYYMMDD``); no key is needed to count them.
         files: How many files are uploaded, and how many bytes they have.
+        models: Ids of the fine-tuned models.
     """
 
     retained: Mapping[str, Mapping[str, tuple[int, int]]]
     files: tuple[int, int]
+    models: tuple[str, ...]
 
     @property
     def document(self) -> dict[str, Any]:
@@ -42,6 +44,7 @@ class Held:
             "retained": days,
             "records": sum(each["records"] for each in days),
             "files": {"count": self.files[0], "bytes": self.files[1]},
+            "models": list(self.models),
         }
 
 
@@ -59,7 +62,8 @@ async def held(region: Region, account: str) -> Held:
         count, size = count + len(files), size + sum(file.bytes for file in files)
         after = files[-1].id if files else None
         more = more and bool(files)
-    return Held(retained, (count, size))
+    models = tuple(model.id for model in await region.tuned_models.list(account))
+    return Held(retained, (count, size), models)
 
 
 async def abuse_scores(region: Region, account: Account, thresholds: Abuse, now: datetime) -> dict[str, Any]:

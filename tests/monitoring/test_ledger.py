@@ -54,6 +54,15 @@ async def test_what_is_held_is_counted_by_day(world, contoso):
     assert all(each["bytes"] > 0 for each in held["retained"])
 
 
+async def test_files_are_counted_too(contoso):
+    form = {"files": {"file": ("train.jsonl", b"12345")}, "data": {"purpose": "batch"}}
+    await contoso.caller.post("/openai/v1/files", **form)
+
+    held = (await ledger(contoso))["held"]
+
+    assert (held["files"], held["models"]) == ({"count": 1, "bytes": 5}, [])
+
+
 async def test_what_is_deleted_is_not_counted(contoso):
     for user in ("alice", "bob"):
         await contoso.say(WORDS, user=user)
