@@ -30,6 +30,7 @@ from sluicegate.errors import (
     StartupError,
     Unauthorized,
 )
+from sluicegate.fine_tuning.idle_deployments import IdleDeployments
 from sluicegate.fine_tuning.job_operations import Jobs
 from sluicegate.fine_tuning.model_catalogue import ModelCatalogue
 from sluicegate.fine_tuning.model_removal import ModelDeletions
@@ -105,6 +106,7 @@ class Sluicegate:
         ]
         self.regions = Regions([self._region(self.deployment.region, blobs, keys), *further])
         self.deployments = Deployments(blobs)
+        self.idle_deployments = IdleDeployments(blobs, self.deployments, now)
         self.models = ModelCatalogue(self.plugins, self._tuned_models)
         self.app_policies = read_app_policies(self.deployment)
         self.policies = Policies(
@@ -264,7 +266,10 @@ class Sluicegate:
         throttles = self._admit(account, request)
         standing = await self.limits.admit(account.name, found, request, throttles)
         policy = await self.policies.resolve(account, found.policy)
-        weights = None if tuned is None else region.tuned_models.weights(tuned)
+        weights = None
+        if tuned is not None:
+            weights = region.tuned_models.weights(tuned)
+            await self.idle_deployments.note(account.name, found.name)
         return Call(
             call_id,
             principal,
@@ -382,6 +387,7 @@ class Sluicegate:
         await delete(region.vault, self.plugins, region.receipts, tenant.id, OfAccount(), actor=actor)
         await self.jobs(region).delete_all(tenant.id, actor=actor)
         await self.model_deletions(region).delete_all(tenant.id, actor=actor)
+        await self.idle_deployments.forget(tenant.id)
         await region.files.delete_all(tenant.id, actor=actor)
         await region.counters.delete(tenant.id)
         await self.applications.forget_texts(tenant)
@@ -542,6 +548,7 @@ class Sluicegate:
             for what, purging in (
                 ("fine-tuning jobs", self.jobs(region).purge(self.now())),
                 ("fine-tuned models", self.model_deletions(region).purge()),
+                ("idle deployments", self.idle_deployments.delete(region.tuned_models, region.audit)),
             ):
                 try:
                     await purging

@@ -90,6 +90,10 @@ class TunedModels:
         documents = await self._documents.all(await self._documents.names(f"{account}/"))
         return [_model(document.content) for document in documents]
 
+    async def accounts(self) -> tuple[str, ...]:
+        """Return the accounts that have any."""
+        return tuple(sorted({name.partition("/")[0] for name in await self._documents.names()}))
+
     async def delete(self, account: str, id: str) -> bool:
         """Delete a model, its weights first; False when there is none. Run again after a failure, it goes on."""
         model = await self.get(account, id)

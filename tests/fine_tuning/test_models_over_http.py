@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from sluicegate.errors import ModelUnavailable, StorageUnavailable
 from sluicegate.fine_tuning.tuned_models import TunedModel
+from sluicegate.testing import FrozenClock
 from tests.inside import ARM, COMPLETIONS, Tenant, folders, open_app
 
 JOB = "ftjob-" + "1" * 32
@@ -236,3 +237,69 @@ async def test_an_interrupted_deletion_is_finished_by_the_purge(tenants, monkeyp
 
 async def _unreachable(*_):
     raise StorageUnavailable("storage cannot be reached")
+
+
+# --- deployments that nobody uses ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def calendar(tmp_path):
+    """A clock, and an account whose fine-tuned model is deployed."""
+    clock = FrozenClock()
+    gate = open_app(tmp_path, folders(tmp_path, "local"), now=clock)
+    await gate.start()
+    tenant = await Tenant.create(gate, "first", "local")
+    await learn(tenant)
+    await deploy(tenant)
+    yield clock, tenant
+    for http in (tenant.caller, tenant.officer, tenant.operator):
+        await http.aclose()
+    await gate.shutdown()
+
+
+async def deployments(tenant: Tenant) -> set[str]:
+    await tenant.gate.purge()
+    return {document.name for document in await tenant.gate.deployments.documents(tenant.name).every()}
+
+
+async def test_a_deployment_of_a_fine_tuned_model_goes_after_fifteen_idle_days_and_the_model_stays(calendar):
+    clock, tenant = calendar
+    assert (await ask(tenant)).status_code == 200
+    clock.advance(timedelta(days=15))
+    assert await deployments(tenant) == {"chat", "tuned"}
+
+    clock.advance(timedelta(days=1))
+
+    assert await deployments(tenant) == {"chat"}
+    assert (await tenant.caller.get(f"{MODELS}/{ID}")).status_code == 200
+    audit = await tenant.officer.get("/governance/audit", params={"reason": "ticket 4711", "limit": 100})
+    assert "deployment.delete-idle" in audit.text
+    assert (await deploy(tenant)).status_code == 201
+
+
+async def test_whatever_is_used_stays(calendar):
+    clock, tenant = calendar
+    for _ in range(3):
+        clock.advance(timedelta(days=14))
+        assert (await ask(tenant)).status_code == 200
+        assert await deployments(tenant) == {"chat", "tuned"}
+
+
+async def test_a_deployment_that_was_never_used_is_counted_from_its_first_purge(calendar):
+    clock, tenant = calendar
+    clock.advance(timedelta(days=20))
+    assert await deployments(tenant) == {"chat", "tuned"}
+
+    clock.advance(timedelta(days=16))
+
+    assert await deployments(tenant) == {"chat"}
+
+
+async def test_a_change_of_a_deployment_counts_as_a_use(calendar):
+    clock, tenant = calendar
+    await ask(tenant)
+    clock.advance(timedelta(days=10))
+    await deploy(tenant)
+    clock.advance(timedelta(days=10))
+
+    assert await deployments(tenant) == {"chat", "tuned"}
