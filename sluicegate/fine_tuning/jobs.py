@@ -4,13 +4,13 @@ A job is a value; :mod:`sluicegate.fine_tuning.job_store` keeps it as one docume
 all. ``status`` is what its owner sees, ``stage`` is what the runner does next::
 
     stage      status
-    check      validating_files            the files are checked as training data
-    evaluate   validating_files            their examples are evaluated for harm
-    train      queued, running, pausing    the plugin trains, a step at a time; the last step of ``pausing`` leads to ``judge``
-    judge      running, pausing            models that training has made are evaluated for harm
-    publish    running                     results.csv is written
+    check      validating_files                the files are checked as training data
+    evaluate   validating_files                their examples are evaluated for harm
+    train      queued, running, pausing        the plugin trains, a step at a time; one of ``pausing`` leads to ``judge``
+    judge      running, pausing                models that training has made are evaluated for harm
+    publish    running                         results.csv is written
     clean      succeeded, failed, cancelled    what is needed no more is deleted
-    rest       paused, and those of clean  nothing
+    rest       paused, and those of clean      nothing
 
 No text of an example is in a job, its events or its errors.
 """
@@ -18,7 +18,7 @@ No text of an example is in a job, its events or its errors.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Self, TypeAlias
@@ -311,19 +311,13 @@ def created(
     method: Method,
     hyperparameters: Hyperparameters,
     seed: int | None,
-    files: Sequence[str | None],
+    training_file: str,
+    validation_file: str | None,
     suffix: str | None,
     has_metadata: bool,
     now: datetime,
 ) -> Job:
-    """Return a new job.
-
-    Args:
-        files: The ids of the training file and the validation file, or None.
-    """
-    training, validation = files
-    if training is None:
-        raise ValueError("a job has a training file")
+    """Return a new job; one without a seed gets a random one."""
     job = Job(
         id=new_id(now),
         account=account,
@@ -333,11 +327,11 @@ def created(
         method=method,
         hyperparameters=asdict(hyperparameters),
         seed=secrets.randbelow(2**31) if seed is None else seed,
-        training_file=training,
-        validation_file=validation,
+        training_file=training_file,
+        validation_file=validation_file,
         suffix=suffix,
         created_at=int(now.timestamp()),
         has_metadata=has_metadata,
     )
-    job = job.told(f"Created fine-tuning job: {job.id}", now).told(f"Validating training file: {training}", now)
-    return job if validation is None else job.told(f"Validating validation file: {validation}", now)
+    job = job.told(f"Created fine-tuning job: {job.id}", now).told(f"Validating training file: {training_file}", now)
+    return job if validation_file is None else job.told(f"Validating validation file: {validation_file}", now)

@@ -52,6 +52,8 @@ RETRY_S = 5.0
 """How long after a step that failed the next attempt is; twice as long each time."""
 WAIT_S = 30.0
 """How long a job waits for what cannot be reached, where nobody knows better."""
+LOOK_S = 5.0
+"""How often a lane that has nothing to do looks again while another one works: a job may be new, or have waited long enough."""
 WATCH_S = 2.0
 """How often a step looks whether its job was cancelled."""
 CHECKS = "checks"
@@ -152,7 +154,8 @@ class Runner:
                     self._busy.discard(lane)
                     self._moved.set()
             elif self._busy:
-                await self._moved.wait()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._moved.wait(), LOOK_S)
             else:
                 break
         self._moved.set()
