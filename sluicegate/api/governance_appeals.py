@@ -21,7 +21,7 @@ MOST_CHARACTERS = 8000
 class AnswerBody(Body):
     """What a customer sends."""
 
-    case: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    case: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]
     kind: Literal["remediation", "appeal"]
     text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MOST_CHARACTERS)]
 

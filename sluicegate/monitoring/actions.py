@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from sluicegate.abuse import Notice
 from sluicegate.accounts import Accounts
-from sluicegate.audit.entries import Event
+from sluicegate.audit.entries import Event, opaque
 from sluicegate.audit.log import Audit
 from sluicegate.config import Penalties
 from sluicegate.errors import BlobExists, BlobNotFound, MonitoringIncomplete, SluicegateError
@@ -291,7 +291,7 @@ class Actions:
             f"penalty.{standing.step}",
             account=standing.account,
             subject=standing.case,
-            evidence={"user": standing.user, "category": standing.category},
+            evidence={"user": standing.user, "category": opaque(standing.category)},
             id=sha256(f"{standing.name}/{standing.number}".encode()).hexdigest()[:32],
         )
         if not await self._is_logged(event.id):

@@ -132,6 +132,18 @@ async def test_answers_have_a_bound(contoso, reviewers):
     assert (await answer(contoso, text=" ")).status_code == 400
 
 
+@pytest.mark.parametrize("case", ["", ".", "..", "a/b", "../case-1", "a//b", "case 1", "x" * 101, "case-1\n"])
+async def test_what_is_no_cases_id_is_refused_as_such(contoso, case):
+    refused = await answer(contoso, case=case)
+
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "case")
+
+
+@pytest.mark.parametrize("id", ["unknown", "case-1", "%2e%2e%2fcase-1", "answer-"])
+async def test_what_is_no_answer_is_not_found(contoso, reviewers, id):
+    assert (await reviewers[1].get(f"{APPEALS}/{id}")).status_code == 404
+
+
 async def test_to_what_is_over_nobody_answers(contoso, reviewers):
     await rule(reviewers[1], await answer(contoso), "lift")
 

@@ -111,6 +111,13 @@ async def test_a_severe_category_is_blocked_at_once(app, contoso, confirm):
     assert await kinds(app) == ["access.blocked"]
 
 
+async def test_a_category_that_is_no_name_is_logged_by_its_hash(app, contoso, confirm):
+    await confirm(category="threats, in rhyme")
+
+    [entry] = [each async for each in app.regions.home.audit.entries() if each.event.action == "penalty.notified"]
+    assert entry.event.evidence["category"].startswith("sha256:")
+
+
 async def test_each_step_is_in_the_audit_log_with_who_caused_it(app, contoso, confirm, after):
     await confirm()
     await after(7)
