@@ -108,6 +108,8 @@ class FineTuning(_Section):
     """Jobs that one account may have, those that are over among them."""
     job_hours: int = Field(720, ge=1, le=8760)
     """How long a job may take from its start; it fails then."""
+    deployments: int = Field(5, ge=0, le=1000)
+    """Deployments of fine-tuned models that one account may have."""
 
 
 class Abuse(_Section):

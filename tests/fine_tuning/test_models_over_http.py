@@ -48,10 +48,10 @@ def blobs(folder) -> set[str]:
     return {str(path.relative_to(storage)) for path in storage.rglob("*") if path.is_file()}
 
 
-async def deploy(tenant: Tenant, model: str = ID):
+async def deploy(tenant: Tenant, model: str = ID, name: str = "tuned"):
     properties = {"model": {"format": "OpenAI", "name": model, "version": "1"}}
     body = {"sku": {"name": "Standard", "capacity": 1000}, "properties": properties}
-    return await tenant.operator.put(f"{tenant.path}/deployments/tuned", params=ARM, json=body)
+    return await tenant.operator.put(f"{tenant.path}/deployments/{name}", params=ARM, json=body)
 
 
 async def ask(tenant: Tenant, deployment: str = "tuned"):
@@ -303,3 +303,29 @@ async def test_a_change_of_a_deployment_counts_as_a_use(calendar):
     clock.advance(timedelta(days=10))
 
     assert await deployments(tenant) == {"chat", "tuned"}
+
+
+async def test_an_account_has_so_many_deployments_of_fine_tuned_models_and_no_more(tenants):
+    tenant, _ = tenants
+    await learn(tenant)
+    made = [(await deploy(tenant, name=f"tuned{number}")).status_code for number in range(5)]
+
+    refused = await deploy(tenant, name="tuned5")
+
+    assert made == [201] * 5
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "InsufficientQuota")
+    assert (await deploy(tenant, name="tuned0")).status_code == 200
+    assert (await deploy(tenant, "rehearsal-chat", name="more")).status_code == 201
+
+
+async def test_the_models_that_an_account_can_deploy_are_those_of_everybody_and_its_own(tenants):
+    for tenant in tenants:
+        await learn(tenant, deployable=tenant is tenants[0])
+
+    own, others = [
+        {each["name"] for each in (await tenant.operator.get(f"{tenant.path}/models", params=ARM)).json()["value"]}
+        for tenant in tenants
+    ]
+
+    assert own - others == {ID}
+    assert "rehearsal-chat" in others

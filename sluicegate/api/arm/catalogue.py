@@ -21,9 +21,18 @@ async def list_models(incoming: Incoming) -> Response:
 
 
 async def list_account_models(incoming: Incoming) -> Response:
-    """List the models that an account can deploy."""
-    await incoming.tenant()
-    return JSONResponse({"value": _models(incoming)})
+    """List the models that an account can deploy: those of everybody, and its own fine-tuned ones."""
+    tenant = await incoming.tenant()
+    own = [
+        {
+            **_model(known.model),
+            "name": known.name,
+            "baseModel": {"format": "OpenAI", "name": known.model.id, "version": "1"},
+        }
+        for known in await incoming.gate.models.tuned(tenant.id, tenant.location)
+        if known.tuned is not None and known.tuned.deployable
+    ]
+    return JSONResponse({"value": [*_models(incoming), *own]})
 
 
 async def list_account_skus(incoming: Incoming) -> Response:

@@ -207,6 +207,24 @@ async def _check_model(incoming: Incoming, tenant: Tenant, name: str) -> None:
             param="properties.model.name",
         )
     check_retention(known.model, tenant.has_content_logging)
+    if known.tuned is not None:
+        await _check_room(incoming, tenant)
+
+
+async def _check_room(incoming: Incoming, tenant: Tenant) -> None:
+    """Refuse one more deployment of a fine-tuned model than an account may have."""
+    most, mine = incoming.gate.deployment.fine_tuning.deployments, incoming.params["deployment"].lower()
+    others = [
+        each
+        for each in await incoming.gate.deployments.documents(tenant.id).every()
+        if base_of(each.content["model"]) != each.content["model"] and each.name != mine
+    ]
+    if len(others) >= most:
+        raise InvalidRequest(
+            f"An account has at most {most} deployments of fine-tuned models: delete one first.",
+            code="InsufficientQuota",
+            param="properties.model.name",
+        )
 
 
 def _read(document: Mapping[str, Any]) -> DeploymentBody:
