@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from datetime import timedelta
 
-from sluicegate import Classification, Model, hookimpl
+from sluicegate import Chunk, Classification, Model, hookimpl
 from sluicegate.audit.log import Audit
 from sluicegate.config import FineTuning, Pipeline
 from sluicegate.fine_tuning.job_operations import Asked, Jobs
@@ -56,7 +56,7 @@ class Trainer:
 
     @hookimpl
     async def inference(self):
-        yield
+        yield Chunk("One, two, three.", finish_reason="stop")
 
     @hookimpl
     async def classify(self, text):
