@@ -58,8 +58,9 @@ class Observer:
         self._hour: datetime | None = None
         self._quiet: dict[tuple[str, str], int] = {}
         self._loud: dict[tuple[str, str], datetime] = {}
-        self._writing = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._writing, self._telling = asyncio.Lock(), asyncio.Lock()
+        self._writer: asyncio.Task[None] | None = None
+        self._teller: asyncio.Task[None] | None = None
 
     def note(self, location: str, signal: Signal) -> None:
         """Count one exchange of an account whose data is in ``location``; it is written within :data:`FLUSH_S` seconds."""
@@ -85,27 +86,21 @@ class Observer:
             part.refer(FlaggedExchange(signal.exchange, signal.at, signal.deployment, categories, signal.user))
         if self._hand_over is not None and len(self._signals) < MOST_PENDING:
             self._signals.append(signal)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._write_soon())
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write_soon())
 
     async def flush(self) -> None:
-        """Write what was counted until now; what cannot be written waits for the next time."""
-        async with self._writing:
-            parts, self._parts = self._parts, {}
-            signals, self._signals = self._signals, []
-            waiting = list(parts.items())
-            for batch in (waiting[at : at + _AT_ONCE] for at in range(0, len(waiting), _AT_ONCE)):
-                await asyncio.gather(*(self._write(*each) for each in batch))
-            if signals and self._hand_over is not None:
-                await self._hand_over(signals)
+        """Write what was counted until now, and tell plugins; what cannot be written waits for the next time."""
+        await self._write_all()
+        await self._tell()
 
     async def close(self) -> None:
         """Write what there is, once, and stop."""
-        if self._task is not None:
+        if self._writer is not None:
             # Not while it writes: what it has taken to write would be lost.
             async with self._writing:
-                self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+                self._writer.cancel()
+            await asyncio.gather(self._writer, return_exceptions=True)
         await self.flush()
 
     def _note_user(self, part: Hour, signal: Signal, user: str, is_flagged: bool) -> None:
@@ -130,7 +125,23 @@ class Observer:
     async def _write_soon(self) -> None:
         while self._parts or self._signals:
             await self._pause(FLUSH_S)
-            await self.flush()
+            await self._write_all()
+            # Beside the writing, which a plugin that takes its time must not hold up.
+            if self._teller is None or self._teller.done():
+                self._teller = asyncio.create_task(self._tell())
+
+    async def _tell(self) -> None:
+        async with self._telling:
+            signals, self._signals = self._signals, []
+            if signals and self._hand_over is not None:
+                await self._hand_over(signals)
+
+    async def _write_all(self) -> None:
+        async with self._writing:
+            parts, self._parts = self._parts, {}
+            waiting = list(parts.items())
+            for batch in (waiting[at : at + _AT_ONCE] for at in range(0, len(waiting), _AT_ONCE)):
+                await asyncio.gather(*(self._write(*each) for each in batch))
 
     async def _write(self, key: tuple[str, str, datetime], part: Hour) -> None:
         location, account, start = key

@@ -187,6 +187,35 @@ async def test_memory_and_documents_are_bounded_and_what_is_too_much_counts_all_
     assert len(given) == 15
 
 
+async def test_a_plugin_that_takes_its_time_does_not_hold_up_the_counting(open_observer, counters):
+    paused, proceed, told = asyncio.Queue(), asyncio.Queue(), []
+
+    async def pause(_):
+        paused.put_nowait(None)
+        await proceed.get()
+
+    begun, slow = asyncio.Event(), asyncio.Event()
+
+    async def hand_over(signals):
+        told.extend(signals)
+        begun.set()
+        await slow.wait()
+
+    observer = open_observer(hand_over, pause)
+    for _ in range(2):
+        observer.note("local", signal())
+        await paused.get()
+        proceed.put_nowait(None)
+        await begun.wait()
+    await paused.get()
+
+    assert (await hour(counters)).total.requests == 2
+    assert len(told) == 1
+    slow.set()
+    await observer.close()
+    assert len(told) == 2
+
+
 async def test_closing_while_a_write_is_in_progress_loses_nothing(open_observer, counters, monkeypatch):
     writing, proceed = asyncio.Event(), asyncio.Event()
     add = counters.add
