@@ -211,11 +211,13 @@ class Job:
         started = replace(self, status="running", started_at=self.started_at or int(now.timestamp()))
         return started.told("Job resumed." if self.started_at else "Job started.", now)
 
-    def stepped(self, step: TrainingStep, files: Mapping[str, str], now: datetime) -> Job:
+    def stepped(self, step: TrainingStep, files: Mapping[str, str], now: datetime, *, knew_of_pause: bool) -> Job:
         """Return the job after a step of training.
 
         Args:
             files: The plugin's, weights of new checkpoints among them.
+            knew_of_pause: Whether the plugin was told that the job is paused after this step. If it was not, and has made no
+                checkpoint of how far it is, it takes one more.
         """
         rest = dict(files)
         job = replace(
@@ -238,7 +240,8 @@ class Job:
             job = replace(job, is_trained=True, stage="judge", estimated_finish=None, not_before=0.0)
             return job._without_earlier().told(f"Training completed: {job.trained_tokens} tokens.", now)
         job = job._without_earlier()
-        return replace(job, stage="judge") if job.status == "pausing" else job
+        has_checkpoint = bool(step.checkpoints) and step.checkpoints[-1].metrics.step >= job.step
+        return replace(job, stage="judge") if job.status == "pausing" and (knew_of_pause or has_checkpoint) else job
 
     def _with(self, checkpoint: Checkpoint, file: str, now: datetime) -> Job:
         made = Made(

@@ -158,7 +158,8 @@ class Work:
         weights = [checkpoint.weights for checkpoint in step.checkpoints]
         if not set(weights) <= files.names.keys() or (step.finished and not weights):
             raise ValueError("a step has written the weights that it names, and the last step has made some")
-        return lambda job: job.stepped(step, files.names, self.clock())
+        knew_of_pause = job.status == "pausing"
+        return lambda job: job.stepped(step, files.names, self.clock(), knew_of_pause=knew_of_pause)
 
     async def _judge(self, job: Job, deadline: datetime) -> Change:
         made = next((each for each in job.made if not each.judged), None)

@@ -316,6 +316,21 @@ async def test_a_pause_during_a_step_is_heeded_and_what_was_learnt_is_kept(works
     assert messages.index("Job pausing.") < messages.index("Job paused.") < messages.index("Job resumed.")
 
 
+async def test_a_step_that_did_not_know_of_the_pause_is_followed_by_one_that_makes_a_checkpoint(workshop, process):
+    workshop.trainer.per_epoch = 4
+    job = await process.create()
+    await advance_to(process, job, lambda job: job.step == 1)
+
+    async def pause():
+        await workshop.start().jobs.store.change(job, lambda job: job.pausing(workshop.clock()))
+
+    workshop.trainer.script = [pause]
+    await process.run()
+
+    paused = await process.get(job)
+    assert (paused.status, paused.step, [each.step for each in paused.made]) == ("paused", 3, [3])
+
+
 @pytest.mark.parametrize("what", ["pause", "resume", "delete"])
 async def test_what_a_jobs_state_does_not_allow_is_a_conflict(process, what):
     job = await process.create()
