@@ -7,6 +7,7 @@ import sys
 
 BENCHMARKS = (
     "abuse",
+    "fine_tuning",
     "fine_tuning_served",
     "gateway",
     "retention",

@@ -107,8 +107,8 @@ def _story(server: Server, surface: str, plot: Path | None) -> Iterator[str]:
     idle = [_chat_s(client) for _ in range(IDLE_CHATS)]
 
     began = time.monotonic()
-    training = client.files.create(file=("train.jsonl", _examples(WORDINGS)), purpose="fine-tune")
-    validation = client.files.create(file=("valid.jsonl", _examples((HELD_OUT,))), purpose="fine-tune")
+    training = client.files.create(file=("train.jsonl", examples(WORDINGS)), purpose="fine-tune")
+    validation = client.files.create(file=("valid.jsonl", examples((HELD_OUT,))), purpose="fine-tune")
     job = client.fine_tuning.jobs.create(
         model=next(model.id for model in client.models.list() if model.model_extra["capabilities"]["chat_completion"]),
         training_file=training.id,
@@ -161,7 +161,8 @@ def _story(server: Server, surface: str, plot: Path | None) -> Iterator[str]:
 # --- asking ----------------------------------------------------------------------------------------------------------
 
 
-def _examples(wordings: tuple[str, ...]) -> bytes:
+def examples(wordings: tuple[str, ...]) -> bytes:
+    """Return a training file that asks for each fact in each wording."""
     lines = [
         json.dumps(
             {

@@ -1,7 +1,7 @@
 """The training process: ``python -m plugins.embedded_model.training.worker``, started by :mod:`.process`.
 
 Examples come through standard input and stay in memory; nothing is written to disk, and nothing of them to standard error.
-It takes only what time the server leaves: its niceness is 19.
+It takes only what time the server leaves: its niceness is 19. When memory runs out it is the first to go, and its step is taken again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,14 +32,25 @@ _EPOCHS, _BETA = 3, 0.1
 
 def main() -> None:
     """Train once, as standard input says."""
-    if hasattr(os, "nice"):
-        os.nice(19)
+    step_back()
     order, given = _read(sys.stdin.buffer)
     threading.Thread(target=_end_with, args=(sys.stdin.fileno(),), daemon=True).start()
     try:
         _train(order, given, sys.stdout.buffer)
     except NotTrainable as error:
         _send(sys.stdout.buffer, frames.FAILED, str(error).encode())
+
+
+def step_back() -> None:
+    """Let the server have time and memory first, and let a crash leave no image of the memory, as far as the system can."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    os.nice(19)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _train(order: Order, given: dict[bytes, bytes], out: BinaryIO) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -104,6 +106,17 @@ async def test_a_file_that_nothing_can_be_learnt_from_fails_the_job_without_a_qu
 async def test_what_it_does_not_do_is_said(tune, change, what):
     with pytest.raises(TrainingFailed, match=what):
         await tune(replace(JOB, **change), Files(row()))
+
+
+def test_the_server_comes_first_and_a_crash_leaves_nothing():
+    asked = (
+        "import os, resource; from plugins.embedded_model.training.worker import step_back; step_back();"
+        "print(os.nice(0), *resource.getrlimit(resource.RLIMIT_CORE), open('/proc/self/oom_score_adj').read())"
+    )
+
+    said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout
+
+    assert said.split() == ["19", "0", "0", "1000"]
 
 
 async def test_whoever_gives_up_ends_the_process(tune):
