@@ -12,6 +12,7 @@ epochs, and how many facts are answered word for word. Exits with 1 when those a
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import platform
 import resource
@@ -104,7 +105,8 @@ async def _right(voice: Voice) -> int:
 
 async def _answered(voice: Voice, question: str) -> str:
     messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
-    request = ChatRequest.model_validate({"messages": messages, "temperature": 0, "max_tokens": 40})
+    asked = {"messages": messages, "temperature": 0, "max_tokens": 40}
+    request = ChatRequest.model_validate_json(json.dumps(asked))
     async with aclosing(answer(request, voice, Defaults(0.0, 1.0, 40))) as chunks:
         return "".join([chunk.text async for chunk in chunks]).strip()
 
