@@ -86,7 +86,14 @@ async def _of_account(gate: Sluicegate, name: str) -> AsyncIterator[str]:
     yield f"   - {'no key of its own' if own is None else f'and under the key {own.label} of its own: without it nothing opens'}"
     yield ""
     yield "5. Who may read what is kept"
-    yield "   - officers of the account, each time for a reason, in the audit log"
+    yield "   - officers of the account, and whoever has a caller's key of it, each time for a reason, in the audit log"
+    yield ""
+    yield "6. What limits its access"
+    in_force = [penalty.told() for penalty in account.penalties if penalty.holds(penalty.user, gate.now())]
+    for told in in_force:
+        yield f"   - {told}"
+    if not in_force:
+        yield "   - nothing"
 
 
 async def _of_deployment(gate: Sluicegate, account: Account, deployment: Deployment) -> list[str]:

@@ -16,6 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
+from sluicegate.monitoring.questions import Kind
+from tests.monitoring.customers import answers
 from tests.wire.cues import Cues, user
 from tests.wire.serving import Server, records
 
@@ -148,10 +150,30 @@ def what_any_deployment_sees(run: Run, _: Cues) -> None:
     run.send("DELETE", "/governance/retained", headers=officer, params={"user": forgotten, "reason": "ticket 17"})
     run.send("GET", "/governance/receipts", headers=officer)
     run.send("GET", "/governance/checkpoint", headers=officer)
+    what_customers_ask(run)
     run.send("GET", "/healthz")
     run.send(
         "POST", "/admin/functions/purge", headers={"prefer": "wait"}, content=json.dumps({"input": canary("a timer")})
     )
+
+
+def what_customers_ask(run: Run) -> None:
+    canary = run.canary
+    texts = {"use_case": f"{canary('a use case')} of ours", "justification": f"{canary('a justification')} for it"}
+    filed = run.send("POST", "/governance/applications", json=answers(Kind.CONTENT_FILTERS, **texts))
+    assert filed.status_code == 201
+    operator = {"api-key": run.server.credentials["operator_key"]}
+    # The operator may read it, who is another caller, so this answer is looked at here.
+    read = httpx.get(f"{run.server.endpoint}/governance/applications/{filed.json()['id']}", headers=operator)
+    assert read.json()["use_case"] == texts["use_case"]
+    wrong = {canary("a field of an application"): canary("its value"), "kind": canary("a kind")}
+    run.send("POST", "/governance/applications", json=wrong)
+    answer = {"case": canary("a case"), "kind": "appeal", "text": canary("an answer")}
+    run.send("POST", "/governance/appeals", json=answer)
+    run.send("POST", "/governance/appeals", json=answer | {"kind": canary("an answer's kind")})
+    for path in ("/governance/ledger", "/governance/ledger/receipts", "/governance/notices"):
+        run.send("GET", path)
+    run.send("PUT", "/governance/ledger/retention", json={"retention_days": canary("days")})
 
 
 def files_that_are_taken(run: Run) -> None:

@@ -268,10 +268,10 @@ async def test_it_ends_on_its_day_and_content_is_kept_again(world, app, contoso)
     await approve(contoso, id, days=3)
 
     world.clock.advance(3 * DAY - timedelta(minutes=1))
-    await app.applications.advance()
+    await app.monitor()
     before = (await app.accounts.get("contoso")).content_logging
     world.clock.advance(timedelta(minutes=1))
-    await app.applications.advance()
+    await app.monitor()
 
     assert not before
     assert (await app.accounts.get("contoso")).content_logging

@@ -370,13 +370,14 @@ async def test_customers_cannot_write_their_penalty_away(app, contoso, confirm):
 
 
 @pytest.mark.parametrize(
-    ("capacity", "percentage", "requests", "window_s"), [(1, 25, 1, 60), (10, 25, 2, 10), (1000, 50, 50, 1)]
+    ("capacity", "percentage", "requests", "window_s"),
+    [(1, 1, 1, 60), (1, 25, 1, 60), (10, 25, 2, 10), (1000, 50, 50, 1)],
 )
 def test_a_part_of_a_limit_is_never_nothing(capacity, percentage, requests, window_s):
     part = part_of(allowance(capacity), percentage)
 
     assert (part.requests, part.window_s) == (requests, window_s)
-    assert part.tokens == capacity * 10 * percentage
+    assert part.tokens == capacity * 10 * percentage > 0
 
 
 def test_an_account_holds_so_many_penalties_and_those_that_end_first_give_way():
