@@ -22,6 +22,7 @@ from sluicegate.api import (
     governance_debug,
     governance_ledger,
     governance_notices,
+    uploads,
 )
 from sluicegate.api.arm import routing
 from sluicegate.app import Sluicegate
@@ -533,6 +534,54 @@ async def models_list(req: Request) -> Response:
 @app.route("openai/v1/models", methods=["GET"])
 async def models_list_v1(req: Request) -> Response:
     return await data_plane.list_models(gate, req)
+
+
+@app.function_name("part_upload_cancel")
+@app.route("openai/uploads/{upload}/cancel", methods=["POST"])
+async def part_upload_cancel(req: Request) -> Response:
+    return await uploads.cancel(gate, req)
+
+
+@app.function_name("part_upload_cancel_v1")
+@app.route("openai/v1/uploads/{upload}/cancel", methods=["POST"])
+async def part_upload_cancel_v1(req: Request) -> Response:
+    return await uploads.cancel(gate, req)
+
+
+@app.function_name("part_upload_complete")
+@app.route("openai/uploads/{upload}/complete", methods=["POST"])
+async def part_upload_complete(req: Request) -> Response:
+    return await uploads.complete(gate, req)
+
+
+@app.function_name("part_upload_complete_v1")
+@app.route("openai/v1/uploads/{upload}/complete", methods=["POST"])
+async def part_upload_complete_v1(req: Request) -> Response:
+    return await uploads.complete(gate, req)
+
+
+@app.function_name("part_upload_part")
+@app.route("openai/uploads/{upload}/parts", methods=["POST"])
+async def part_upload_part(req: Request) -> Response:
+    return await uploads.add(gate, req)
+
+
+@app.function_name("part_upload_part_v1")
+@app.route("openai/v1/uploads/{upload}/parts", methods=["POST"])
+async def part_upload_part_v1(req: Request) -> Response:
+    return await uploads.add(gate, req)
+
+
+@app.function_name("part_upload_create")
+@app.route("openai/uploads", methods=["POST"])
+async def part_upload_create(req: Request) -> Response:
+    return await uploads.create(gate, req)
+
+
+@app.function_name("part_upload_create_v1")
+@app.route("openai/v1/uploads", methods=["POST"])
+async def part_upload_create_v1(req: Request) -> Response:
+    return await uploads.create(gate, req)
 
 
 @app.function_name("purge")

@@ -388,6 +388,7 @@ class Sluicegate:
         await self.jobs(region).delete_all(tenant.id, actor=actor)
         await self.model_deletions(region).delete_all(tenant.id, actor=actor)
         await self.idle_deployments.forget(tenant.id)
+        await region.uploads.delete_all(tenant.id, actor=actor)
         await region.files.delete_all(tenant.id, actor=actor)
         await region.counters.delete(tenant.id)
         await self.applications.forget_texts(tenant)
@@ -546,6 +547,7 @@ class Sluicegate:
             except SluicegateError as error:
                 left.append(self.regions.told(region, f"storage or keys cannot be reached ({type(error).__name__})"))
             for what, purging in (
+                ("uploads in parts", region.uploads.purge(self.now())),
                 ("fine-tuning jobs", self.jobs(region).purge(self.now())),
                 ("fine-tuned models", self.model_deletions(region).purge()),
                 ("idle deployments", self.idle_deployments.delete(region.tuned_models, region.audit)),

@@ -30,6 +30,7 @@ from sluicegate.storage.data_keys import DataKeys
 from sluicegate.storage.day_layout import CEILING_DAYS, day_of, key_name
 from sluicegate.storage.files import Files
 from sluicegate.storage.lease import Lease, LeaseHeld, LeaseLost
+from sluicegate.storage.part_uploads import PartUploads
 from sluicegate.storage.rewrapping import Rewrapped, rewrap
 from sluicegate.storage.uploaded_files import UploadedFiles
 from sluicegate.storage.vault import Vault
@@ -57,6 +58,7 @@ class Region:
         data_keys: The data keys of the accounts in it.
         weaknesses: What makes deletion less than final there.
         files: What the accounts in it have uploaded.
+        uploads: Uploads in parts, which become files when they are completed.
         jobs: Their fine-tuning jobs.
         large_files: Everything that is sealed as a file, uploads and others.
         tuned_models: Their fine-tuned models.
@@ -102,6 +104,7 @@ class Region:
             most_files=limits.stored_files,
             most_bytes=limits.stored_files_gib << 30,
         )
+        self.uploads = PartUploads(blobs, self.large_files, self.files, self.receipts, clock=clock)
         self.jobs = JobStore(blobs, self.large_files)
         self.tuned_models = TunedModels(blobs, self.large_files)
         self._keys = keys

@@ -27,6 +27,7 @@ from sluicegate.api import (
     governance_debug,
     governance_ledger,
     governance_notices,
+    uploads,
 )
 from sluicegate.api.arm import routing
 from sluicegate.app import Sluicegate
@@ -125,6 +126,12 @@ def _routes(gate: Sluicegate) -> list[Route]:
         route("DELETE", "/openai/v1/models/{model}", data_plane.delete_model),
         route("POST", "/openai/v1/files", files.create),
         route("GET", "/openai/v1/files", files.list_files),
+        route("GET", "/openai/v1/files/{file}", files.get),
+        route("GET", "/openai/v1/files/{file}/content", files.content),
+        route("POST", "/openai/v1/uploads", uploads.create),
+        route("POST", "/openai/v1/uploads/{upload}/parts", uploads.add),
+        route("POST", "/openai/v1/uploads/{upload}/complete", uploads.complete),
+        route("POST", "/openai/v1/uploads/{upload}/cancel", uploads.cancel),
         route("POST", "/openai/v1/fine_tuning/jobs", fine_tuning.create),
         route("GET", retained, governance.list_retained),
         route("DELETE", retained, governance.delete_retained),

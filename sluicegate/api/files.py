@@ -29,11 +29,11 @@ PURPOSES: dict[Surface, tuple[str, ...]] = {
 LIFETIMES_S = (3_600, 2_592_000)
 _FORM_BYTES = 1 << 20
 """What a form may have around its file."""
-_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f/\\]{1,255}")
+FILE_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f/\\]{1,255}")
 _FILE_ID = re.compile(r"file-[0-9a-f]{32}")
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
-_Work: TypeAlias = Callable[[Incoming, str, Region], Awaitable[Response]]
+Work: TypeAlias = Callable[[Incoming, str, Region], Awaitable[Response]]
 
 
 async def create(gate: Sluicegate, http: HttpRequest) -> Response:
@@ -53,11 +53,11 @@ async def create(gate: Sluicegate, http: HttpRequest) -> Response:
             await upload.form.drain()
             raise
         if incoming.version.surface == "v1":
-            return _json(_fields(file))
+            return as_json(file_fields(file))
         location = f"{http.url.path.rstrip('/')}/{file.id}?api-version={incoming.version.name}"
-        return _json(_fields(file), 201, {"location": location})
+        return as_json(file_fields(file), 201, {"location": location})
 
-    return await _served(gate, http, "files.create", work)
+    return await served(gate, http, "files.create", work)
 
 
 async def list_files(gate: Sluicegate, http: HttpRequest) -> Response:
@@ -82,11 +82,11 @@ async def list_files(gate: Sluicegate, http: HttpRequest) -> Response:
             limit=int(limit or MAX_PAGE),
             newest_first=order == "desc",
         )
-        data = [_fields(file) for file in files]
+        data = [file_fields(file) for file in files]
         first, last = (files[0].id, files[-1].id) if files else (None, None)
-        return _json({"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more})
+        return as_json({"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more})
 
-    return await _served(gate, http, "files.list", work)
+    return await served(gate, http, "files.list", work)
 
 
 async def get(gate: Sluicegate, http: HttpRequest) -> Response:
@@ -97,9 +97,9 @@ async def get(gate: Sluicegate, http: HttpRequest) -> Response:
         file = await region.files.get(account, http.path_params["file"])
         if file is None:
             raise _no_such_file()
-        return _json(_fields(file))
+        return as_json(file_fields(file))
 
-    return await _served(gate, http, "files.read", work)
+    return await served(gate, http, "files.read", work)
 
 
 async def content(gate: Sluicegate, http: HttpRequest) -> Response:
@@ -127,7 +127,7 @@ async def content(gate: Sluicegate, http: HttpRequest) -> Response:
         first = await anext(pieces, b"")
         return StreamingResponse(_all_of(first, pieces), status, headers, media_type="application/octet-stream")
 
-    return await _served(gate, http, "files.content", work)
+    return await served(gate, http, "files.content", work)
 
 
 async def delete(gate: Sluicegate, http: HttpRequest) -> Response:
@@ -145,9 +145,9 @@ async def delete(gate: Sluicegate, http: HttpRequest) -> Response:
             ) from None
         if receipt is None:
             raise _no_such_file()
-        return _json({"object": "file", "id": id, "deleted": True, "receipt": receipt.id})
+        return as_json({"object": "file", "id": id, "deleted": True, "receipt": receipt.id})
 
-    return await _served(gate, http, "files.delete", work)
+    return await served(gate, http, "files.delete", work)
 
 
 class _Upload:
@@ -173,7 +173,7 @@ class _Upload:
     def details(self) -> Details:
         """Return what the form says of the file; ``InvalidRequest`` when that is not enough, or wrong."""
         name = self.form.file_name
-        if not _NAME.fullmatch(name):
+        if not FILE_NAME.fullmatch(name):
             raise InvalidRequest(
                 "Invalid 'file': its name must have 1 to 255 characters, no slashes and no control characters among them.",
                 param="file",
@@ -230,7 +230,9 @@ class _RangeNotSatisfiable(ApiError):
         super().__init__(f"The file has {size} bytes, and the range begins after them.", code="416", param="Range")
 
 
-async def _served(gate: Sluicegate, http: HttpRequest, operation: str, work: _Work) -> Response:
+async def served(gate: Sluicegate, http: HttpRequest, operation: str, work: Work) -> Response:
+    """Do the work for the caller's account, whose region is ready; for whatever concerns files."""
+
     async def for_account(incoming: Incoming) -> Response:
         account = await gate.accounts.get(incoming.principal.account)
         if account is None:
@@ -260,7 +262,8 @@ def _range(header: str, size: int) -> range | None:
     return None if match[2] and last < begin else range(begin, min(last + 1, size))
 
 
-def _fields(file: UploadedFile) -> dict[str, Any]:
+def file_fields(file: UploadedFile) -> dict[str, Any]:
+    """Return a file as answers hold it."""
     fields = {
         "object": "file",
         "id": file.id,
@@ -273,7 +276,8 @@ def _fields(file: UploadedFile) -> dict[str, Any]:
     return fields if file.expires_at is None else fields | {"expires_at": int(file.expires_at.timestamp())}
 
 
-def _json(document: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def as_json(document: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return a document as an answer."""
     return Response(encode(document), status, headers=headers, media_type="application/json")
 
 

@@ -263,7 +263,7 @@ async def _interrupted(run: _Run, owed: Owed, now: datetime) -> Removal | None:
             return _Deletion(run, owed.account, OfUser(owed.subject))
         case Kind.DELETE_ACCOUNT:
             return _Deletion(run, owed.account, OfAccount())
-        case Kind.DELETE_FILE | Kind.DELETE_MODEL | Kind.DELETE_JOB | Kind.DELETE_JOB_FILES:
+        case Kind.DELETE_FILE | Kind.DELETE_UPLOAD | Kind.DELETE_MODEL | Kind.DELETE_JOB | Kind.DELETE_JOB_FILES:
             return None
 
 

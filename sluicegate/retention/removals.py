@@ -53,6 +53,8 @@ class Kind(StrEnum):
     """Everything of one account; the subject is its name."""
     DELETE_FILE = "delete.file"
     """One uploaded file; the subject is its id."""
+    DELETE_UPLOAD = "delete.upload"
+    """What came of an upload in parts that did not become a file; the subject is its id."""
     DELETE_MODEL = "delete.model"
     """One fine-tuned model or checkpoint; the subject is its id."""
     DELETE_JOB = "delete.job"
@@ -192,7 +194,7 @@ def conclusion(kind: Kind, evidence: Evidence, fates: Sequence[KeyFate], weaknes
     until = max((fate.recoverable_until for fate in fates if fate.recoverable_until is not None), default=None)
     without_keys = (
         OF_A_FILE
-        if kind in (Kind.DELETE_FILE, Kind.DELETE_MODEL, Kind.DELETE_JOB, Kind.DELETE_JOB_FILES)
+        if kind in (Kind.DELETE_FILE, Kind.DELETE_UPLOAD, Kind.DELETE_MODEL, Kind.DELETE_JOB, Kind.DELETE_JOB_FILES)
         else WITHOUT_KEYS
     )
     sentences = [*NOT_PROVEN, WITH_KEYS if fates else without_keys]

@@ -123,6 +123,14 @@ class FileStore:
         async for blob in self._blobs.list(HEADS, self._folder.prefix):
             yield blob.name.removeprefix(self._folder.prefix)
 
+    async def starting(self, prefix: str) -> list[str]:
+        """Return the ids that begin with ``prefix``, sorted, of files and of what was left of some; no key is needed."""
+        found = set()
+        for container in (HEADS, SEGMENTS):
+            async for blob in self._blobs.list(container, self._folder.prefix + prefix):
+                found.add(blob.name.removeprefix(self._folder.prefix).partition("/")[0])
+        return sorted(found)
+
     async def delete(self, file: str) -> Purged:
         """Delete a file: its wrapped key, from when on nobody can open it, then its segments.
 

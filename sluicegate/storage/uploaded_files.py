@@ -123,8 +123,8 @@ class UploadedFiles:
             TooManyRequests: As many uploads of the account are running as may.
             ServiceError: Storage or keys failed.
         """
-        with self._one_more(account):
-            await self._check_room(account, files=1)
+        with self.one_more(account):
+            await self.check_room(account, files=1)
             created_at = self._clock().replace(microsecond=0)
             id = id or self.new_id()
             content = _Measured(upload.content())
@@ -281,7 +281,7 @@ class UploadedFiles:
         }
         await self._about.put(f"{account}/{id}", about, etag=None)
         # Looked at with this one counted, so that uploads at the same time cannot share the same room.
-        await self._check_room(account)
+        await self.check_room(account)
 
         async def name() -> AsyncIterator[bytes]:
             yield details.name.encode()
@@ -303,17 +303,31 @@ class UploadedFiles:
             return UploadedFile(id, name, about["purpose"], about["bytes"], _time(about["created_at"]), expires_at)
         return None
 
-    async def _check_room(self, account: str, *, files: int = 0) -> None:
+    async def check_room(self, account: str, *, files: int = 0, size: int = 0) -> None:
+        """Refuse more than an account may have.
+
+        Args:
+            files: How many are to come.
+            size: Bytes that are to come.
+
+        Raises:
+            QuotaExceeded: They would be too many.
+        """
         described = await self._about.all(await self._about.names(f"{account}/"))
         if len(described) + files > self._most_files:
             raise QuotaExceeded(f"This resource may have {self._most_files} files: delete some first.")
-        if sum(document.content["bytes"] for document in described) > self._most_bytes:
+        if sum(document.content["bytes"] for document in described) + size > self._most_bytes:
             raise QuotaExceeded(
                 f"The files of this resource may have {self._most_bytes >> 20} MiB together: delete some first."
             )
 
     @contextmanager
-    def _one_more(self, account: str) -> Iterator[None]:
+    def one_more(self, account: str) -> Iterator[None]:
+        """Count an upload while it runs.
+
+        Raises:
+            TooManyRequests: As many of the account are running as may.
+        """
         if self._uploading[account] >= UPLOADS_AT_ONCE:
             raise TooManyRequests(
                 f"{UPLOADS_AT_ONCE} uploads of this resource are running: wait until one is done.", retry_after_s=1

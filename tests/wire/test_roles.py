@@ -20,6 +20,7 @@ ANSWERS = {
     "justification": "The clinic filters by rules of its own.",
     "attestations": dict.fromkeys(ATTESTATIONS[Kind.CONTENT_FILTERS], True),
 }
+UPLOAD = {"filename": "a.jsonl", "purpose": "fine-tune", "bytes": 10, "mime_type": "application/jsonl"}
 REFUSAL = {"decision": "refuse", "reason": "ticket 4711"}
 REQUESTS = {
     "chat.completions": ("POST", "/openai/v1/chat/completions", CHAT),
@@ -33,6 +34,10 @@ REQUESTS = {
     "files.read": ("GET", "/openai/v1/files/{file}", None),
     "files.content": ("GET", "/openai/v1/files/{file}/content", None),
     "files.delete": ("DELETE", "/openai/v1/files/{file}", None),
+    "uploads.create": ("POST", "/openai/v1/uploads", UPLOAD),
+    "uploads.add": ("POST", "/openai/v1/uploads/unknown/parts", None),
+    "uploads.complete": ("POST", "/openai/v1/uploads/unknown/complete", {"part_ids": ["part_1"]}),
+    "uploads.cancel": ("POST", "/openai/v1/uploads/unknown/cancel", None),
     "fine_tuning.jobs.create": ("POST", "/openai/v1/fine_tuning/jobs", {"model": "unknown", "training_file": "file-1"}),
     "fine_tuning.jobs.list": ("GET", "/openai/v1/fine_tuning/jobs", None),
     "fine_tuning.jobs.read": ("GET", "/openai/v1/fine_tuning/jobs/{job}", None),
@@ -82,7 +87,10 @@ REQUESTS = {
     "applications.decide": ("POST", "/governance/applications/unknown/decision", REFUSAL),
 }
 """Operation -> a request for it; those of the control plane are walked in ``tests/arm``."""
-FORM = {"files": {"file": ("train.jsonl", b"{}")}, "data": {"purpose": "fine-tune"}}
+FORMS = {
+    "files.create": {"files": {"file": ("train.jsonl", b"{}")}, "data": {"purpose": "fine-tune"}},
+    "uploads.add": {"files": {"data": b"{}"}},
+}
 ANSWERED = {200, 201, 404}
 JOB = "ftjob-" + "0" * 32
 
@@ -125,7 +133,7 @@ def file(server, keys) -> str:
 
 def send(server, operation: str, key: str, record: str = "unknown", file: str = "unknown") -> httpx.Response:
     method, path, body = REQUESTS[operation]
-    options = FORM if operation == "files.create" else {"json": body}
+    options = FORMS.get(operation, {"json": body})
     url = server.endpoint + path.format(id=record, file=file, job=JOB)
     return httpx.request(method, url, headers={"api-key": key}, timeout=60, **options)
 
@@ -154,7 +162,7 @@ def test_another_accounts_caller_reaches_nothing_of_this_one(server, foreigner, 
         assert response.status_code == 401
     elif operation == "files.list":
         assert file not in response.text
-    elif operation in ("models.list", "models.read", "files.create"):
+    elif operation in ("models.list", "models.read", "files.create", "uploads.create"):
         assert response.status_code == 200
     elif operation in ("notices.list", "fine_tuning.jobs.list"):
         assert response.json()["data"] == []
@@ -177,6 +185,7 @@ def test_another_accounts_caller_reaches_nothing_of_this_one(server, foreigner, 
     else:
         codes = {
             "files": "notFound",
+            "uploads": "notFound",
             "models": "model_not_found",
             "fine_tuning": "notFound",
             "applications": "404",
