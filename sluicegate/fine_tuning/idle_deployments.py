@@ -68,8 +68,12 @@ class IdleDeployments:
                     gone += await self._delete(account, found, audit)
         return gone
 
-    async def forget(self, account: str) -> None:
-        """Delete what is known of an account's deployments."""
+    async def forget(self, account: str, deployment: str | None = None) -> None:
+        """Delete what is known of a deployment that is gone, or of all of an account."""
+        if deployment is not None:
+            self._noted.pop(f"{account}/{deployment.lower()}", None)
+            await self._uses.delete(f"{account}/{deployment.lower()}")
+            return
         for name in await self._uses.names(f"{account}/"):
             await self._uses.delete(name)
 

@@ -105,6 +105,7 @@ async def delete(incoming: Incoming) -> Response:
         return Response(status_code=204)
     await incoming.note("deployment.delete", f"{tenant.id}/{found.name}", at=tenant.location)
     await incoming.gate.deployments.delete(tenant.id, found.name, etag=found.etag)
+    await incoming.gate.idle_deployments.forget(tenant.id, found.name)
     return Response(status_code=200)
 
 
