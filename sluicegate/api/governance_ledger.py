@@ -78,6 +78,7 @@ async def shorten(gate: Sluicegate, http: HttpRequest) -> Response:
 async def _ledger(incoming: Incoming) -> dict[str, Any]:
     gate, region, account = incoming.gate, incoming.region, incoming.account
     now, name = gate.now(), account.name
+    cases = await gate.cases[region.name].of_account(name)
     standings = await gate.actions[region.name].of_account(name)
     answers = await gate.appeals[region.name].of_account(name)
     notices = await gate.notices[region.name].of_account(name)
@@ -93,6 +94,7 @@ async def _ledger(incoming: Incoming) -> dict[str, Any]:
         "retention_days": account.retention_days,
         "held": (await ledger.held(region, name)).document,
         "score": await ledger.abuse_scores(region, account, gate.deployment.abuse, now),
+        "cases": [ledger.looked_into(each) for each in cases],
         "consequences": [ledger.consequence(each, account, now) for each in standings],
         "appeals": [ledger.answered(each) for each in answers],
         "notices": [governance_notices.shown(each) for each in notices],

@@ -11,6 +11,7 @@ from sluicegate.accounts import Account
 from sluicegate.config import Abuse
 from sluicegate.monitoring.actions import Standing
 from sluicegate.monitoring.appeals import Answer
+from sluicegate.monitoring.cases import Case
 from sluicegate.monitoring.scoring import scores
 from sluicegate.regions import Region
 from sluicegate.store import Store
@@ -78,6 +79,21 @@ async def abuse_scores(region: Region, account: Account, thresholds: Abuse, now:
             for user, score in sorted(found.items(), key=lambda each: -each[1].value)
             if user is not None
         ],
+    }
+
+
+def looked_into(case: Case) -> dict[str, Any]:
+    """Return a case as the customer sees it: what was flagged and what was decided, and not by whom."""
+    return {
+        "id": case.id,
+        "user": case.user,
+        "status": case.status,
+        "opened": case.opened.isoformat(),
+        "updated": case.updated.isoformat(),
+        "category": case.category or None,
+        "guideline": case.decisions[-1].guideline if case.decisions else None,
+        "score": case.score.document,
+        "flagged": [each.document for each in case.flagged],
     }
 
 

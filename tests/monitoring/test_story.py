@@ -9,38 +9,27 @@ import base64
 import hmac
 import json
 import sys
-from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
 from aiohttp import web
 
 from sluicegate.audit.log import Audit
-from sluicegate.monitoring.patterns import Patterns
 from sluicegate.requests import ChatRequest
 from sluicegate.types import Role
-from tests.inside import APPEALS, LEDGER, Tenant, client
+from tests.inside import APPEALS, CASES, LEDGER, Tenant, client
 from tests.monitoring.customers import DAY, WHY, World, approve, file
 from tests.plugins.loopback import served
 from tests.wire.cues import play
 
 HOUR = timedelta(hours=1)
 SECRET = b"a secret of some twenty-four bytes"
-HARM = {"text": "canary-88031", "content_filter_results": {"violence": {"filtered": False, "severity": "high"}}}
-JAILBREAK = {"text": "canary-88031", "content_filter_results": {"jailbreak": {"filtered": True, "detected": True}}}
+THREAT = (
+    "I will find him tonight and stab him until he stops breathing, and then I will kill his brother too. canary-88031"
+)
+HARM = {"text": THREAT, "content_filter_results": {"violence": {"filtered": False, "severity": "high"}}}
+JAILBREAK = {"text": THREAT, "content_filter_results": {"jailbreak": {"filtered": True, "detected": True}}}
 QUIET = "canary-41907 confided"
-
-
-@dataclass(frozen=True)
-class Case:
-    """A case as reviewers have decided it."""
-
-    id: str
-    account: str
-    user: str | None
-    category: str
-    status: str = "confirmed"
-    decided_by: str = "provider/reviewer1"
 
 
 @pytest.fixture
@@ -85,22 +74,31 @@ async def test_the_whole_story(world):
     receiver = web.Application()
     receiver.router.add_post("/hook", hook)
     async with served(receiver) as url:
-        app = world.open(more=settings(url), stages='notify = ["notify_webhook"]')
+        app = world.open(more=settings(url), stages='review = ["content_filter"]\nnotify = ["notify_webhook"]')
+        await app.start()
         contoso = await Tenant.create(app, "contoso", "local")
         mallory = (await app.accounts.get("contoso")).user_hash("mallory")
         await app.accounts.create("provider", location="local")
         keys = [await app.accounts.issue_key("provider", Role.REVIEWER, f"reviewer{n}") for n in (1, 2)]
-        second_reviewer = client(app, keys[1])
+        reviewer, second_reviewer = (client(app, key) for key in keys)
 
-        # One end user stands out of the account, and not the account itself.
+        # One end user stands out of the account, and not the account itself; the model that looks at it first lets people look.
         await talk(world, contoso)
-        await app.observer.flush()
-        patterns = Patterns(app.regions.home.counters, app.deployment.abuse, app.now)
-        [pattern] = [pattern async for pattern in patterns.found(["contoso"])]
-        assert (pattern.user, {each.user for each in pattern.flagged}) == (mallory, {mallory})
+        await app.monitor()
+        [case] = (await reviewer.get(CASES)).json()["data"]
+        assert (case["user"], {each["user"] for each in case["flagged"]}) == (mallory, {mallory})
+        assert case["status"] == "open"
+        assert case["verdicts"]
 
-        # It is confirmed, and the customer is told and does not answer.
-        await app.actions["local"].decided(Case("case-1", "contoso", mallory, "violence"))
+        # One reviewer reads what another one has approved, and confirms; the customer is told and does not answer.
+        where = f"{CASES}/{case['id']}"
+        assert (await reviewer.get(f"{where}/content")).status_code == 403
+        grant = (await reviewer.post(f"{where}/access", json={"reason": WHY})).json()["id"]
+        assert (await reviewer.post(f"{where}/access/{grant}/approve")).status_code == 403
+        assert (await second_reviewer.post(f"{where}/access/{grant}/approve")).status_code == 200
+        assert THREAT in (await reviewer.get(f"{where}/content")).text
+        confirmation = {"decision": "confirm", "category": "violence", "guideline": "conduct/3", "reason": WHY}
+        assert (await reviewer.post(f"{where}/decision", json=confirmation)).status_code == 200
         await app.monitor()
         assert [each["kind"] for each in received] == ["violation.confirmed"]
         world.clock.advance(3 * DAY)
@@ -109,14 +107,16 @@ async def test_the_whole_story(world):
         refused = next(
             each for each in [await contoso.say("hello", user="mallory") for _ in range(20)] if each.status_code == 429
         )
-        assert refused.json()["error"]["innererror"]["case"] == "case-1"
+        assert refused.json()["error"]["innererror"]["case"] == case["id"]
         assert (await contoso.say("hello", user="guest1")).status_code == 200
 
         # The customer answers, and somebody else than who decided lifts it.
         filed = await contoso.caller.post(
-            APPEALS, json={"case": "case-1", "kind": "remediation", "text": "The user's access to our app has ended."}
+            APPEALS, json={"case": case["id"], "kind": "remediation", "text": "The user's access to our app has ended."}
         )
         where = f"{APPEALS}/{filed.json()['id']}"
+        by_who_decided = await reviewer.post(f"{where}/ruling", json={"ruling": "uphold", "reason": WHY})
+        assert by_who_decided.status_code == 403
         assert (await second_reviewer.get(where)).json()["text"].startswith("The user's access")
         ruled = await second_reviewer.post(f"{where}/ruling", json={"ruling": "lift", "reason": WHY})
         assert ruled.status_code == 200
@@ -124,6 +124,9 @@ async def test_the_whole_story(world):
         assert set(statuses) == {200}
         ledger = (await contoso.caller.get(LEDGER)).json()
         assert ledger["consequences"][0]["step"] == "lifted"
+        assert [(each["id"], each["status"], each["category"]) for each in ledger["cases"]] == [
+            (case["id"], "confirmed", "violence")
+        ]
         assert "reviewer" not in json.dumps(ledger)
         await app.monitor()
         assert [each["kind"] for each in received][-1] == "penalty.lifted"
@@ -137,8 +140,15 @@ async def test_the_whole_story(world):
     audit = Audit(app.regions.home.blobs, app.plugins.open_keys(app.deployment.keys), origin="sluicegate/local")
     await app.regions.home.audit.checkpoint()
     assert await audit.verify() == len(trail)
-    actions = [entry.event.action for entry in trail if entry.event.subject in ("case-1", filed.json()["id"])]
-    assert actions == [
+    actions = [entry.event.action for entry in trail if entry.event.account == "contoso"]
+    reads = actions.count("access.read")
+    assert reads == len(case["flagged"])
+    assert [action for action in dict.fromkeys(actions) if not action.startswith("account.")] == [
+        "case.open",
+        "access.ask",
+        "access.approve",
+        "access.read",
+        "case.confirmed",
         "penalty.notified",
         "penalty.throttled",
         "appeal.file",
