@@ -5,10 +5,16 @@ from openai.types import Model as SdkModel
 
 from sluicegate import Model
 from sluicegate.api.models import render, render_list
+from sluicegate.fine_tuning.model_catalogue import KnownModel
 from tests.api.support import sdk
 
-PARROT = Model("parrot", frozenset({"chat.completions"}), created=5, owned_by="us")
-SMALL = Model("small", frozenset({"embeddings"}), dimensions=3)
+
+def known(model):
+    return KnownModel(model.id, model, "plugin")
+
+
+PARROT = known(Model("parrot", frozenset({"chat.completions"}), created=5, owned_by="us"))
+SMALL = known(Model("small", frozenset({"embeddings"}), dimensions=3))
 
 
 def test_a_model_has_openais_fields_and_azures():
@@ -39,7 +45,7 @@ def test_a_model_has_openais_fields_and_azures():
     [("chat.completions", "chat_completion"), ("completions", "completion"), ("embeddings", "embeddings")],
 )
 def test_a_capability_is_an_operation(operation, capability):
-    capabilities = json.loads(render(Model("m", frozenset({operation}))))["capabilities"]
+    capabilities = json.loads(render(known(Model("m", frozenset({operation})))))["capabilities"]
 
     assert {name for name, able in capabilities.items() if able} == {"inference", capability}
 
