@@ -116,6 +116,18 @@ async def file_get_v1(req: Request) -> Response:
     return await files.get(gate, req)
 
 
+@app.function_name("file_report")
+@app.route("openai/files/{file}/report", methods=["GET"])
+async def file_report(req: Request) -> Response:
+    return await files.report(gate, req)
+
+
+@app.function_name("file_report_v1")
+@app.route("openai/v1/files/{file}/report", methods=["GET"])
+async def file_report_v1(req: Request) -> Response:
+    return await files.report(gate, req)
+
+
 @app.function_name("files_create")
 @app.route("openai/files", methods=["POST"])
 async def files_create(req: Request) -> Response:

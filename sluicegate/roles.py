@@ -18,6 +18,7 @@ ROLES: Mapping[str, Role] = {
     "files.list": Role.CALLER,
     "files.read": Role.CALLER,
     "files.content": Role.CALLER,
+    "files.report": Role.CALLER,
     "files.delete": Role.CALLER,
     "uploads.create": Role.CALLER,
     "uploads.add": Role.CALLER,

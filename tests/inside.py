@@ -128,6 +128,8 @@ def _routes(gate: Sluicegate) -> list[Route]:
         route("GET", "/openai/v1/files", files.list_files),
         route("GET", "/openai/v1/files/{file}", files.get),
         route("GET", "/openai/v1/files/{file}/content", files.content),
+        route("GET", "/openai/v1/files/{file}/report", files.report),
+        route("DELETE", "/openai/v1/files/{file}", files.delete),
         route("POST", "/openai/v1/uploads", uploads.create),
         route("POST", "/openai/v1/uploads/{upload}/parts", uploads.add),
         route("POST", "/openai/v1/uploads/{upload}/complete", uploads.complete),

@@ -26,6 +26,8 @@ PURPOSES: dict[Surface, tuple[str, ...]] = {
     "v1": ("assistants", "batch", "fine-tune", "evals"),
 }
 """Of uploads; source: the authoring specification 2024-10-21, and v1's."""
+TRAINING = "fine-tune"
+"""The purpose of files whose lines are checked."""
 LIFETIMES_S = (3_600, 2_592_000)
 _FORM_BYTES = 1 << 20
 """What a form may have around its file."""
@@ -52,6 +54,8 @@ async def create(gate: Sluicegate, http: HttpRequest) -> Response:
         except ApiError:
             await upload.form.drain()
             raise
+        if file.purpose == TRAINING:
+            file = await region.files.examine(account, file)
         if incoming.version.surface == "v1":
             return as_json(file_fields(file))
         location = f"{http.url.path.rstrip('/')}/{file.id}?api-version={incoming.version.name}"
@@ -128,6 +132,19 @@ async def content(gate: Sluicegate, http: HttpRequest) -> Response:
         return StreamingResponse(_all_of(first, pieces), status, headers, media_type="application/octet-stream")
 
     return await served(gate, http, "files.content", work)
+
+
+async def report(gate: Sluicegate, http: HttpRequest) -> Response:
+    """Return what was found in a file of training data when it came: lines, fields and what to do, and no word of it."""
+
+    async def work(_: Incoming, account: str, region: Region) -> Response:
+        await region.data_keys.check(account)
+        found = await region.files.report(account, http.path_params["file"])
+        if found is None:
+            raise NotFound("There is no report on such a file.", code="notFound", param="file")
+        return Response(found, media_type="application/json")
+
+    return await served(gate, http, "files.report", work)
 
 
 async def delete(gate: Sluicegate, http: HttpRequest) -> Response:
@@ -271,8 +288,10 @@ def file_fields(file: UploadedFile) -> dict[str, Any]:
         "created_at": int(file.created_at.timestamp()),
         "filename": file.name,
         "purpose": file.purpose,
-        "status": "processed",
+        "status": file.status,
     }
+    if file.status_details is not None:
+        fields["status_details"] = file.status_details
     return fields if file.expires_at is None else fields | {"expires_at": int(file.expires_at.timestamp())}
 
 

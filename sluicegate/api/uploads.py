@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from sluicegate.api.data_plane import Incoming
-from sluicegate.api.files import FILE_NAME, LIFETIMES_S, PURPOSES, as_json, file_fields, served
+from sluicegate.api.files import FILE_NAME, LIFETIMES_S, PURPOSES, TRAINING, as_json, file_fields, served
 from sluicegate.api.governance_requests import Body, body_of
 from sluicegate.api.multipart import Form
 from sluicegate.app import Sluicegate
@@ -114,6 +115,8 @@ async def complete(gate: Sluicegate, http: HttpRequest) -> Response:
         upload = await region.uploads.complete(account, http.path_params["upload"], body.part_ids, body.md5)
         if upload is None:
             raise _no_such_upload()
+        if upload.file is not None and upload.purpose == TRAINING:
+            upload = replace(upload, file=await region.files.examine(account, upload.file))
         return as_json(_fields(upload))
 
     return await served(gate, http, "uploads.complete", work)

@@ -5,6 +5,7 @@
     container    uploaded-files   {account}/{id}           purpose, size, times: JSON, as they must be read without a key
     large files  uploads          {account}/…/{id}         content, see :mod:`sluicegate.storage.file_layout`
     large files  upload-names     {account}/…/{id}         the file's name, which may say as much as its content
+    large files  upload-reports   {account}/…/{id}         of training data, what was found in it, without a word of it: JSON
 
 A file is there exactly while its content's head is: that is written last and deleted first. What an interrupted upload has
 left is shown to nobody and goes with a purge. An id begins with the time, so ids are in the order of creation; none is
@@ -14,16 +15,19 @@ used twice.
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import re
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from sluicegate.errors import (
+    BlobExists,
     BlobNotFound,
     PurgeIncomplete,
     QuotaExceeded,
@@ -38,14 +42,17 @@ from sluicegate.storage.day_layout import Gone, Tally
 from sluicegate.storage.documents import Documents
 from sluicegate.storage.file_reading import OpenFile
 from sluicegate.storage.files import LONGEST, Files, FileStore
+from sluicegate.training_data import UNREADABLE, validate_async
 
 CONTAINER = "uploaded-files"
 CONTENT = "uploads"
 NAMES = "upload-names"
+REPORTS = "upload-reports"
 UPLOADS_AT_ONCE = 4
 """Of one account in one process; each takes the memory of about ten segments."""
 _ABANDONED = 2 * LONGEST
 _READS_AT_ONCE = 16
+log = logging.getLogger(__name__)
 _ID = re.compile(r"file-[0-9a-f]{32}")
 
 
@@ -72,7 +79,12 @@ class Upload(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UploadedFile:
-    """A file; times are whole seconds."""
+    """A file; times are whole seconds.
+
+    Attributes:
+        status: ``processed``, or ``error`` for training data that is no JSON Lines.
+        status_details: What is wrong with it then, without a word of it.
+    """
 
     id: str
     name: str
@@ -80,6 +92,8 @@ class UploadedFile:
     bytes: int
     created_at: datetime
     expires_at: datetime | None
+    status: str = "processed"
+    status_details: str | None = None
 
 
 class UploadedFiles:
@@ -143,6 +157,39 @@ class UploadedFiles:
         return UploadedFile(
             id, details.name, details.purpose, content.size, created_at, _end(created_at, details.lives_for)
         )
+
+    async def examine(self, account: str, file: UploadedFile) -> UploadedFile:
+        """Check training data, keep the report beside the file, and return the file with its status.
+
+        Where storage fails meanwhile, or the file is deleted, it stays as it was: whoever trains on it checks it again.
+        """
+        try:
+            opened = await self._store(account, CONTENT).open(file.id)
+            report = (await validate_async(opened.read())).training
+            broken = sum(count for code, count in report.counts.items() if code in UNREADABLE)
+            status = "error" if broken else "processed"
+            details = None
+            if broken:
+                lines = [each.line for each in report.findings if each.code in UNREADABLE and each.line is not None]
+                where = f", the first in line {min(lines)}" if lines else ""
+                details = f"jsonlValidationFailed: the file is no JSON Lines: {broken} findings{where}. See its report."
+            await self._store(account, REPORTS).write(file.id, _once(json.dumps(report.document()).encode()))
+            await self._about.change(
+                f"{account}/{file.id}", lambda found: _looked_at(found, status=status, status_details=details)
+            )
+        except (BlobNotFound, BlobExists, ServiceError) as error:
+            log.warning("an uploaded file was not examined (%s)", type(error).__name__)
+            return file
+        return replace(file, status=status, status_details=details)
+
+    async def report(self, account: str, id: str) -> bytes | None:
+        """Return the report on a file of training data, as JSON; None when there is none."""
+        if await self._read_about(account, id) is None:
+            return None
+        with suppress(BlobNotFound):
+            opened = await self._store(account, REPORTS).open(id)
+            return b"".join([piece async for piece in opened.read()])
+        return None
 
     def new_id(self) -> str:
         """Return an id that no file has had."""
@@ -255,7 +302,7 @@ class UploadedFiles:
 
     async def stored(self, account: str, id: str) -> AsyncIterator[Gone]:
         """Yield what storage holds of a file, whole or in part."""
-        for kind in (CONTENT, NAMES):
+        for kind in (CONTENT, REPORTS, NAMES):
             async for blob in self._store(account, kind).stored(id):
                 yield blob
         async for info in self._blobs.list(CONTAINER, f"{account}/{id}"):
@@ -263,7 +310,7 @@ class UploadedFiles:
 
     async def erase(self, account: str, id: str) -> None:
         """Remove a file, or what there is of it; what is known of it goes last, so that who is stopped can go on."""
-        for kind in (CONTENT, NAMES):
+        for kind in (CONTENT, REPORTS, NAMES):
             await self._store(account, kind).erase(id)
         await self._about.delete(f"{account}/{id}")
 
@@ -300,7 +347,9 @@ class UploadedFiles:
             opened = await self._store(account, NAMES).open(id)
             name = b"".join([piece async for piece in opened.read()]).decode()
             expires_at = None if about["expires_at"] is None else _time(about["expires_at"])
-            return UploadedFile(id, name, about["purpose"], about["bytes"], _time(about["created_at"]), expires_at)
+            created_at, status = _time(about["created_at"]), about.get("status", "processed")
+            details = about.get("status_details")
+            return UploadedFile(id, name, about["purpose"], about["bytes"], created_at, expires_at, status, details)
         return None
 
     async def check_room(self, account: str, *, files: int = 0, size: int = 0) -> None:
@@ -408,6 +457,16 @@ class _Measured:
         async for piece in self._pieces:
             self.size += len(piece)
             yield piece
+
+
+def _looked_at(found: Mapping[str, Any] | None, **changes: Any) -> Mapping[str, Any]:
+    if found is None:
+        raise BlobNotFound("the file was deleted meanwhile")
+    return {**found, **changes}
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 def _end(created_at: datetime, lives_for: timedelta | None) -> datetime | None:

@@ -5,7 +5,7 @@
 Nothing touches the file system, and no finding, message or number holds text of a file.
 """
 
-from sluicegate.training_data.codes import CODES, Severity
+from sluicegate.training_data.codes import CODES, UNREADABLE, Severity
 from sluicegate.training_data.findings import Finding
 from sluicegate.training_data.report import FileReport, Report
 from sluicegate.training_data.tokens import CountTokens
@@ -13,6 +13,7 @@ from sluicegate.training_data.validator import FileValidator, validate, validate
 
 __all__ = [
     "CODES",
+    "UNREADABLE",
     "CountTokens",
     "FileReport",
     "FileValidator",

@@ -139,3 +139,8 @@ _FILES: Mapping[str, Code] = {
 }
 CODES: Mapping[str, Code] = {**_FILE, **_LINE, **_FORMAT, **_MESSAGES, **_TOOLS, **_FILES}
 """Code -> what it means. Codes are never renamed, so that programs can rely on them."""
+
+UNREADABLE = frozenset(name for name, code in {**_LINE, **_FILE}.items() if code.severity is Severity.ERROR) - {
+    "too_few_examples"
+}
+"""Codes of what is no JSON Lines at all, whatever a job would make of its examples."""

@@ -232,3 +232,60 @@ async def test_nothing_is_stored_in_plain_text(contoso, tmp_path):
 
     found = [path for path in tmp_path.rglob("*") if path.is_file() and b"74093" in path.read_bytes()]
     assert found == []
+
+
+# --- what is found in training data ----------------------------------------------------------------------------------
+
+GOOD = b'{"messages": [{"role": "user", "content": "canary 74093?"}, {"role": "assistant", "content": "Here."}]}\n'
+
+
+async def uploaded(tenant, data, purpose="fine-tune"):
+    form = {"files": {"file": ("a.jsonl", data)}, "data": {"purpose": purpose}}
+    return (await tenant.caller.post("/openai/v1/files", **form)).json()
+
+
+@pytest.mark.parametrize(
+    ("data", "purpose", "status"),
+    [
+        (GOOD * 12, "fine-tune", "processed"),
+        (GOOD, "fine-tune", "processed"),
+        (GOOD * 12 + b"{74093\n", "fine-tune", "error"),
+        (b"\xff\xfe74093", "fine-tune", "error"),
+        (b"{74093", "batch", "processed"),
+    ],
+    ids=["good", "too few for a job", "a line that is no JSON", "another encoding", "no training data"],
+)
+async def test_training_data_that_is_no_json_lines_says_so(contoso, data, purpose, status):
+    file = await uploaded(contoso, data, purpose)
+
+    again = (await contoso.caller.get(f"/openai/v1/files/{file['id']}")).json()
+
+    assert file["status"] == again["status"] == status
+    assert file == again
+    assert ("status_details" in file) == (status == "error")
+    assert "74093" not in str(file)
+
+
+async def test_the_report_names_line_and_remedy_and_goes_with_its_file(contoso, tmp_path):
+    file = await uploaded(contoso, GOOD * 12 + b"{74093\n")
+    path = f"/openai/v1/files/{file['id']}"
+
+    report = (await contoso.caller.get(f"{path}/report")).json()
+    await contoso.caller.delete(path)
+
+    [finding] = [each for each in report["findings"] if each["code"] == "json_invalid"]
+    assert (finding["line"], report["examples"]) == (13, 12)
+    assert "Write it with a JSON library" in finding["fix"]
+    assert "74093" not in str(report)
+    assert "the first in line 13" in file["status_details"]
+    assert (await contoso.caller.get(f"{path}/report")).status_code == 404
+    assert stored(tmp_path) == []
+
+
+async def test_what_comes_in_parts_is_looked_at_too(contoso):
+    upload, parts = await sent(contoso, b"{74093\n", size=7)
+
+    done = (await complete(contoso, upload, *parts)).json()
+
+    assert (done["status"], done["file"]["status"]) == ("completed", "error")
+    assert (await contoso.caller.get(f"/openai/v1/files/{done['file']['id']}/report")).status_code == 200

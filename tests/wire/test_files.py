@@ -138,7 +138,7 @@ def test_a_deleted_file_is_gone_for_every_client_and_has_a_receipt(client, serve
     key = httpx.get(f"{server.endpoint}/governance/checkpoint", headers=officer).json()["public_key"]
     statement = verify_receipt(receipt.content, key).statement
     assert (statement["kind"], statement["subject"]) == ("delete.file", file.id)
-    assert statement["removed"][0]["blobs"] == 5
+    assert statement["removed"][0]["blobs"] == 7
     assert any("the key that wraps the keys of files" in sentence for sentence in statement["not_proven"])
 
 

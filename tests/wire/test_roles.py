@@ -33,6 +33,7 @@ REQUESTS = {
     "files.list": ("GET", "/openai/v1/files", None),
     "files.read": ("GET", "/openai/v1/files/{file}", None),
     "files.content": ("GET", "/openai/v1/files/{file}/content", None),
+    "files.report": ("GET", "/openai/v1/files/{file}/report", None),
     "files.delete": ("DELETE", "/openai/v1/files/{file}", None),
     "uploads.create": ("POST", "/openai/v1/uploads", UPLOAD),
     "uploads.add": ("POST", "/openai/v1/uploads/unknown/parts", None),

@@ -75,7 +75,7 @@ class Supervised:
         return total
 
     def tokens(self, batch: Sequence[Example]) -> int:
-        return sum(len(one.ids) for one in batch)
+        return sum(map(tokens_of, batch))
 
 
 class Preferences:
@@ -106,7 +106,7 @@ class Preferences:
         return self._measured(margins)
 
     def tokens(self, batch: Sequence[Pair]) -> int:
-        return sum(len(pair.preferred.ids) + len(pair.other.ids) for pair in batch)
+        return sum(map(tokens_of, batch))
 
     def _margin(self, pair: Pair) -> float:
         if id(pair) not in self._known:
@@ -123,6 +123,13 @@ class Preferences:
     def _measured(self, margins: Sequence[float]) -> Measured:
         losses = np.logaddexp(0, -self._beta * np.array(margins))
         return Measured(float(losses.sum()), sum(margin > 0 for margin in margins), len(margins))
+
+
+def tokens_of(example: Example | Pair) -> int:
+    """Return how many tokens an example has, both answers of a pair counted."""
+    if isinstance(example, Pair):
+        return len(example.preferred.ids) + len(example.other.ids)
+    return len(example.ids)
 
 
 def _parts(batch: Sequence[Example]) -> Iterator[list[Example]]:

@@ -22,12 +22,14 @@ from plugins.embedded_model.training import frames
 from plugins.embedded_model.training.adapter import Adapter
 from plugins.embedded_model.training.examples import Rows
 from plugins.embedded_model.training.llama import Llama
-from plugins.embedded_model.training.methods import Preferences, Supervised
+from plugins.embedded_model.training.methods import Preferences, Supervised, tokens_of
 from plugins.embedded_model.training.order import MOST_BATCH, Order
 from plugins.embedded_model.training.run import RATES, Plan, Run
 from plugins.embedded_model.training.tensors import NotTrainable, load_tensors
 
 _EPOCHS, _BETA = 3, 0.1
+_AUTO_TOKENS = 2048
+"""Of a step whose size nobody has chosen."""
 
 
 def main() -> None:
@@ -64,7 +66,7 @@ def _train(order: Order, given: dict[bytes, bytes], out: BinaryIO) -> None:
     training, validation = (_examples(rows, order, given.pop(kind)) for kind in (frames.TRAINING, frames.VALIDATION))
     if not training:
         raise NotTrainable("the training file has nothing to learn")
-    batch = order.batch or (2 if len(training) <= 200 else min(MOST_BATCH, len(training) // 100))
+    batch = order.batch or _auto_batch(len(training), max(tokens_of(one) for one in training))
     plan = Plan(order.epochs or _EPOCHS, min(batch, len(training)), order.multiplier or 1.0, order.seed)
     beta = order.beta or _BETA
     method: Any = (
@@ -92,6 +94,12 @@ def _train(order: Order, given: dict[bytes, bytes], out: BinaryIO) -> None:
         "left_out": rows.left_out,
     }
     _send(out, frames.DONE, json.dumps(done).encode())
+
+
+def _auto_batch(examples: int, longest: int) -> int:
+    """Return how many examples go into a step: few of few, and no more than a step has time for."""
+    wanted = 2 if examples <= 200 else min(MOST_BATCH, examples // 100)
+    return max(1, min(wanted, _AUTO_TOKENS // longest))
 
 
 def _examples(rows: Rows, order: Order, data: bytes) -> Sequence[Any]:
