@@ -90,18 +90,30 @@ class Engines:
             if weights.id in self._weights:
                 return
             kept = list(self._weights.items())[max(0, len(self._weights) - self._most + 1) :]
-            await self._change({**dict(kept), weights.id: weights})
+            await self._change({**dict(kept), weights.id: weights}, weights.id)
             if weights.id not in self._weights:
                 raise NotFound("The requested model does not exist.", code="model_not_found", param="model")
             if self._sweeper is None:
                 self._sweeper = asyncio.create_task(self._sweep_on())
 
-    async def _change(self, wanted: Mapping[str, Weights]) -> None:
-        """Start a runtime with these adapters, but for those that are gone, and send new requests there."""
+    async def _change(self, wanted: Mapping[str, Weights], needed: str | None = None) -> None:
+        """Start a runtime with these adapters, but for those that are gone, and send new requests there.
+
+        One that cannot be read now, such as that of an account whose key is away, is left out as well and loaded when it is
+        asked for again: it must keep no other account's from being loaded or dropped.
+
+        Args:
+            needed: The one that somebody waits for, and whose failure they are told.
+        """
         adapters: dict[str, bytes] = {}
         for id, weights in wanted.items():
-            with suppress(NotFound):
+            try:
                 adapters[id] = b"".join([piece async for piece in weights.read()])
+            except NotFound:
+                continue
+            except ServiceError:
+                if id == needed:
+                    raise
         before, self.engine = self.engine, await self._load(adapters)
         self._weights = OrderedDict((id, wanted[id]) for id in adapters)
         self._uses[before] += 0

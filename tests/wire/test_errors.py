@@ -183,11 +183,11 @@ def test_a_deployment_of_the_wrong_kind(http, spelling):
     ("method", "where"),
     [
         ("GET", "/openai/v1/chat/completions"),
-        ("DELETE", "/openai/v1/models/rehearsal-chat"),
+        ("PUT", "/openai/v1/models/rehearsal-chat"),
         ("POST", "/openai/v1/responses"),
         ("POST", "/openai/v1/moderations"),
         ("POST", f"/openai/deployments/chat/images/generations?api-version={API_VERSION}"),
-        ("GET", f"/openai/fine_tuning/jobs?api-version={API_VERSION}"),
+        ("GET", f"/openai/fine_tuning/alpha/graders/run?api-version={API_VERSION}"),
         ("GET", "/openai"),
     ],
 )

@@ -14,7 +14,7 @@ from plugins.embedded_model.slots import Slot
 from plugins.embedded_model.training.adapter import TARGETS, Adapter
 from plugins.embedded_model.training.tensors import parse_tensors
 from sluicegate import NotFound
-from sluicegate.errors import StorageUnavailable
+from sluicegate.errors import AccountKeyRevoked, StorageUnavailable
 from tests.plugins.embedded_model.conftest import Answered, chat_request, user
 
 ASKED = "Name three colours of the rainbow."
@@ -29,6 +29,8 @@ class Kept:
         self.is_reachable = True
 
     async def read(self):
+        if not self.is_reachable:
+            raise AccountKeyRevoked("contoso", "mine")
         if self.data is None:
             raise NotFound("The requested model does not exist.")
         yield self.data[:100]
@@ -131,6 +133,25 @@ async def test_what_cannot_be_asked_about_now_stays_until_it_can(runtimes):
     await runtimes.engines.sweep()
 
     assert runtimes.engines.engine.adapters == ("one",)
+
+
+async def test_a_model_that_cannot_be_read_stands_in_no_others_way(runtimes):
+    away, deleted, new = map(Kept, ("away", "deleted", "new"))
+    runtimes.engines._most = 3
+    for weights in (away, deleted):
+        await asked(runtimes, weights)
+    away.is_reachable = False
+
+    loaded = await asked(runtimes, new)
+    deleted.data = None
+    await runtimes.engines.sweep()
+
+    assert loaded[0] == "new"
+    assert runtimes.engines.engine.adapters == ("new",)
+    with pytest.raises(AccountKeyRevoked):
+        await asked(runtimes, away)
+    away.is_reachable = True
+    assert (await asked(runtimes, away))[0] == "away"
 
 
 async def test_a_model_that_is_deleted_is_noticed_without_anybody_asking(runtimes, monkeypatch):
