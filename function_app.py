@@ -22,6 +22,7 @@ from sluicegate.api import (
     governance_debug,
     governance_ledger,
     governance_notices,
+    imports,
     uploads,
 )
 from sluicegate.api.arm import routing
@@ -114,6 +115,12 @@ async def file_get(req: Request) -> Response:
 @app.route("openai/v1/files/{file}", methods=["GET"])
 async def file_get_v1(req: Request) -> Response:
     return await files.get(gate, req)
+
+
+@app.function_name("file_import")
+@app.route("openai/files/import", methods=["POST"])
+async def file_import(req: Request) -> Response:
+    return await imports.create(gate, req)
 
 
 @app.function_name("file_report")

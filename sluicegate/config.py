@@ -175,6 +175,8 @@ class Deployment(_Section):
     checkpoints: tuple[str, ...] = ()
     """Where the audit log's daily checkpoint is published besides the app's own log and storage: URLs for the ``open_storage``
     hook, or ``webhook:https://…``."""
+    import_hosts: tuple[str, ...] = ()
+    """Hosts that files may be imported from by https, such as ``contoso.blob.core.windows.net``; none, and nobody imports."""
     pipeline: Pipeline
     limits: Limits = Limits()
     fine_tuning: FineTuning = FineTuning()

@@ -15,6 +15,7 @@ ROLES: Mapping[str, Role] = {
     "models.read": Role.CALLER,
     "models.delete": Role.CALLER,
     "files.create": Role.CALLER,
+    "files.import": Role.CALLER,
     "files.list": Role.CALLER,
     "files.read": Role.CALLER,
     "files.content": Role.CALLER,

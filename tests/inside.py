@@ -27,6 +27,7 @@ from sluicegate.api import (
     governance_debug,
     governance_ledger,
     governance_notices,
+    imports,
     uploads,
 )
 from sluicegate.api.arm import routing
@@ -125,6 +126,7 @@ def _routes(gate: Sluicegate) -> list[Route]:
         route("GET", "/openai/v1/models/{model}", data_plane.get_model),
         route("DELETE", "/openai/v1/models/{model}", data_plane.delete_model),
         route("POST", "/openai/v1/files", files.create),
+        route("POST", "/openai/files/import", imports.create),
         route("GET", "/openai/v1/files", files.list_files),
         route("GET", "/openai/v1/files/{file}", files.get),
         route("GET", "/openai/v1/files/{file}/content", files.content),

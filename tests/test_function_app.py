@@ -35,6 +35,7 @@ OPERATIONS = {
     ("GET", "/openai/files/file-1"): "file_get",
     ("DELETE", "/openai/files/file-1"): "file_delete",
     ("GET", "/openai/files/file-1/content"): "file_content",
+    ("POST", "/openai/files/import"): "file_import",
     ("GET", "/openai/files/file-1/report"): "file_report",
     ("GET", "/openai/v1/files/file-1/report"): "file_report_v1",
     ("GET", "/openai/v1/files"): "files_list_v1",

@@ -33,6 +33,11 @@ REQUESTS = {
     "files.list": ("GET", "/openai/v1/files", None),
     "files.read": ("GET", "/openai/v1/files/{file}", None),
     "files.content": ("GET", "/openai/v1/files/{file}/content", None),
+    "files.import": (
+        "POST",
+        "/openai/files/import?api-version=2024-10-21",
+        {"filename": "a.jsonl", "purpose": "fine-tune", "content_url": "https://example.com/a.jsonl"},
+    ),
     "files.report": ("GET", "/openai/v1/files/{file}/report", None),
     "files.delete": ("DELETE", "/openai/v1/files/{file}", None),
     "uploads.create": ("POST", "/openai/v1/uploads", UPLOAD),
@@ -150,7 +155,9 @@ def test_only_the_role_that_an_operation_names_gets_in(server, keys, operation, 
 
     if role is ROLES[operation]:
         # What it asks for is refused only once it is in.
-        assert response.status_code in (ANSWERED | {400} if operation == "fine_tuning.jobs.create" else ANSWERED)
+        assert response.status_code in (
+            ANSWERED | {400} if operation in ("fine_tuning.jobs.create", "files.import") else ANSWERED
+        )
     else:
         assert (response.status_code, response.json()["error"]["code"]) == (401, "PermissionDenied")
 
@@ -178,6 +185,8 @@ def test_another_accounts_caller_reaches_nothing_of_this_one(server, foreigner, 
         assert "default" not in response.text
     elif operation == "fine_tuning.jobs.create":
         assert (response.status_code, response.json()["error"]["code"]) == (400, "model_not_found")
+    elif operation == "files.import":
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "content_url")
     elif operation == "debug.invite":
         assert (response.status_code, response.json()["account"]) == (201, "foreign")
     elif operation == "applications.create":
