@@ -300,6 +300,17 @@ class Sluicegate:
         if account is not None:
             admit(account.penalties, None, self.now())
 
+    async def check_training(self, name: str, model: str) -> None:
+        """Refuse to send training data to a model whose provider keeps content, where the account's may not be kept.
+
+        Raises:
+            Forbidden: It says what to do.
+        """
+        account = await self.accounts.get(name)
+        known = await self.models.get(name, account.location, model) if account else None
+        if account is not None and known is not None:
+            check_retention(known.model, account.content_logging)
+
     async def region(self, location: str) -> Region:
         """Return the region in which an account's data is, ready for use.
 

@@ -75,6 +75,7 @@ async def create(gate: Sluicegate, http: HttpRequest) -> Response:
     async def work(request: _Request) -> Response:
         await gate.check_access(request.account)
         asked = body.parse(CreateJob, await read_body(http, MAX_BODY_BYTES)).asked(SUFFIX[request.surface])
+        await gate.check_training(request.account, asked.model)
         job = await request.jobs.create(request.account, asked)
         document = render_job(job, asked.metadata, request.surface)
         if request.surface == "v1":

@@ -351,17 +351,18 @@ async def test_two_who_decide_at_once_do_not_both(world, app, contoso):
 # --- upstreams that keep ---------------------------------------------------------------------------------------------
 
 
-async def test_a_model_whose_provider_keeps_content_is_refused_when_called_and_when_deployed(world):
+async def test_a_model_whose_provider_keeps_content_is_refused_when_called_deployed_and_trained(world):
     app = world.open(more=RETAINING)
     contoso = await Tenant.create(app, "contoso", "local")
     served = await contoso.say(WORDS)
     await approve(contoso, await file(contoso))
 
     called, deployed = await contoso.say(WORDS), await contoso.use_policy(None)
+    job = {"model": "rehearsal-chat", "training_file": "file-" + "0" * 32}
+    trained = await contoso.caller.post("/openai/v1/fine_tuning/jobs", json=job)
 
     assert served.status_code == 200
-    assert [(each.status_code, each.json()["error"]["code"]) for each in (called, deployed)] == [
-        (403, "ModelRetainsContent"),
-        (403, "ModelRetainsContent"),
-    ]
+    assert [(each.status_code, each.json()["error"]["code"]) for each in (called, deployed, trained)] == [
+        (403, "ModelRetainsContent")
+    ] * 3
     assert "exempt" in called.json()["error"]["message"]
