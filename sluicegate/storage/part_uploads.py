@@ -228,6 +228,13 @@ class PartUploads:
             PurgeIncomplete: Something that is due is left; the rest is done.
         """
         left: list[str] = []
+        try:
+            async for owed in self._receipts.owed():
+                if owed.kind is Kind.DELETE_UPLOAD and owed.account is not None:
+                    removal = _Removal(self, owed.account, owed.subject)
+                    await self._receipts.certify(removal, await removal.found(), actor=TIMER)
+        except SluicegateError as error:
+            left.append(f"interrupted deletions of uploads ({type(error).__name__})")
         for name in await self._about.names():
             account, _, id = name.partition("/")
             try:

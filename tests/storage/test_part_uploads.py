@@ -170,6 +170,25 @@ async def test_an_upload_that_nobody_completes_expires_and_goes(gate, contoso, c
     assert stored(tmp_path, "pending-uploads") == []
 
 
+async def test_a_removal_that_was_stopped_before_its_receipt_gets_it_from_the_timer(gate, contoso, monkeypatch):
+    upload, _ = await sent(contoso, ONE)
+    erase = part_uploads.PartUploads.erase
+
+    async def stopped(uploads, account, id):
+        await erase(uploads, account, id)
+        raise StorageUnavailable("gone")
+
+    monkeypatch.setattr(part_uploads.PartUploads, "erase", stopped)
+    await contoso.caller.post(f"{UPLOADS}/{upload}/cancel")
+    monkeypatch.undo()
+
+    await gate.purge()
+
+    [receipt] = (await contoso.officer.get("/governance/receipts")).json()["data"]
+    assert (receipt["kind"], receipt["subject"]) == ("delete.upload", upload)
+    assert await gate.regions.home.receipts.unfinished(gate.now()) == 0
+
+
 async def test_a_process_that_dies_while_completing_leaves_the_parts_and_no_file(gate, contoso, monkeypatch):
     upload, parts = await sent(contoso, ONE, TWO)
     put = gate.regions.home.blobs.put
