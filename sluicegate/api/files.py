@@ -31,7 +31,7 @@ TRAINING = "fine-tune"
 LIFETIMES_S = (3_600, 2_592_000)
 _FORM_BYTES = 1 << 20
 """What a form may have around its file."""
-FILE_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f/\\]{1,255}")
+_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f/\\]{1,255}")
 _FILE_ID = re.compile(r"file-[0-9a-f]{32}")
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
@@ -171,7 +171,7 @@ class _Upload:
     """The file of a form, with what the form says of it."""
 
     def __init__(self, http: HttpRequest, surface: Surface) -> None:
-        self._purposes = PURPOSES[surface]
+        self._surface = surface
         self._fields: dict[str, str] = {}
         self.form = Form(
             http.headers.get("content-type", ""),
@@ -190,7 +190,7 @@ class _Upload:
     def details(self) -> Details:
         """Return what the form says of the file; ``InvalidRequest`` when that is not enough, or wrong."""
         name = self.form.file_name
-        if not FILE_NAME.fullmatch(name):
+        if not _NAME.fullmatch(name):
             raise InvalidRequest(
                 "Invalid 'file': its name must have 1 to 255 characters, no slashes and no control characters among them.",
                 param="file",
@@ -207,11 +207,8 @@ class _Upload:
             raise InvalidRequest(
                 f"Unrecognized request argument supplied: {shown}", code="unknown_parameter", param=shown
             )
-        if field == "purpose" and value not in self._purposes:
-            supported = ", ".join(f"'{each}'" for each in self._purposes)
-            raise InvalidRequest(
-                f"Invalid value: supported values are: {supported}.", code="invalid_value", param="purpose"
-            )
+        if field == "purpose" and value not in PURPOSES[self._surface]:
+            raise _no_purpose(self._surface)
         if field == "anchor" and value != "created_at":
             raise InvalidRequest(
                 "Invalid value: supported values are: 'created_at'.", code="invalid_value", param="expires_after.anchor"
@@ -245,6 +242,14 @@ class _RangeNotSatisfiable(ApiError):
 
     def __init__(self, size: int) -> None:
         super().__init__(f"The file has {size} bytes, and the range begins after them.", code="416", param="Range")
+
+
+def check_details(name: str, purpose: str, surface: Surface) -> None:
+    """Refuse a name or a purpose that a file cannot have, where JSON says them in ``filename`` and ``purpose``."""
+    if not _NAME.fullmatch(name):
+        raise InvalidRequest("Invalid 'filename': no slashes and no control characters.", param="filename")
+    if purpose not in PURPOSES[surface]:
+        raise _no_purpose(surface)
 
 
 async def served(gate: Sluicegate, http: HttpRequest, operation: str, work: Work) -> Response:
@@ -298,6 +303,11 @@ def file_fields(file: UploadedFile) -> dict[str, Any]:
 def as_json(document: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return a document as an answer."""
     return Response(encode(document), status, headers=headers, media_type="application/json")
+
+
+def _no_purpose(surface: Surface) -> InvalidRequest:
+    supported = ", ".join(f"'{each}'" for each in PURPOSES[surface])
+    return InvalidRequest(f"Invalid value: supported values are: {supported}.", code="invalid_value", param="purpose")
 
 
 def _no_such_file() -> NotFound:

@@ -17,7 +17,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from sluicegate.api.data_plane import Incoming
-from sluicegate.api.files import FILE_NAME, MAX_FILE_BYTES, PURPOSES, TRAINING, as_json, file_fields, served
+from sluicegate.api.files import MAX_FILE_BYTES, TRAINING, as_json, check_details, file_fields, served
 from sluicegate.api.governance_requests import Body, body_of
 from sluicegate.app import Sluicegate
 from sluicegate.errors import InvalidRequest, PayloadTooLarge
@@ -44,14 +44,7 @@ async def create(gate: Sluicegate, http: HttpRequest) -> Response:
         await gate.check_access(account)
         await region.data_keys.check(account)
         body = await body_of(ImportBody, http)
-        if not FILE_NAME.fullmatch(body.filename):
-            raise InvalidRequest("Invalid 'filename': no slashes and no control characters.", param="filename")
-        purposes = PURPOSES[incoming.version.surface]
-        if body.purpose not in purposes:
-            supported = ", ".join(f"'{each}'" for each in purposes)
-            raise InvalidRequest(
-                f"Invalid value: supported values are: {supported}.", code="invalid_value", param="purpose"
-            )
+        check_details(body.filename, body.purpose, incoming.version.surface)
         _check(body.content_url, gate.deployment.import_hosts)
         file = await region.files.create(account, _Import(body))
         if file.purpose == TRAINING:

@@ -12,7 +12,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from sluicegate.api.data_plane import Incoming
-from sluicegate.api.files import FILE_NAME, LIFETIMES_S, PURPOSES, TRAINING, as_json, file_fields, served
+from sluicegate.api.files import LIFETIMES_S, TRAINING, as_json, check_details, file_fields, served
 from sluicegate.api.governance_requests import Body, body_of
 from sluicegate.api.multipart import Form
 from sluicegate.app import Sluicegate
@@ -57,14 +57,7 @@ async def create(gate: Sluicegate, http: HttpRequest) -> Response:
         await gate.check_access(account)
         await region.data_keys.check(account)
         body = await body_of(CreateBody, http)
-        if not FILE_NAME.fullmatch(body.filename):
-            raise InvalidRequest("Invalid 'filename': no slashes and no control characters.", param="filename")
-        purposes = PURPOSES[incoming.version.surface]
-        if body.purpose not in purposes:
-            supported = ", ".join(f"'{each}'" for each in purposes)
-            raise InvalidRequest(
-                f"Invalid value: supported values are: {supported}.", code="invalid_value", param="purpose"
-            )
+        check_details(body.filename, body.purpose, incoming.version.surface)
         lives_for = None if body.expires_after is None else timedelta(seconds=body.expires_after.seconds)
         upload = await region.uploads.create(account, Details(body.filename, body.purpose, lives_for), body.bytes)
         if incoming.version.surface == "v1":

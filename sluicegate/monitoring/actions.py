@@ -29,12 +29,12 @@ from sluicegate.config import Penalties
 from sluicegate.errors import BlobExists, BlobNotFound, MonitoringIncomplete, SluicegateError
 from sluicegate.monitoring.notices import Notices
 from sluicegate.monitoring.penalties import APPEAL, Action, Penalty
+from sluicegate.monitoring.types import TIMER
 from sluicegate.services import BlobStore
 from sluicegate.storage.documents import Documents
 from sluicegate.types import utc_now
 
 CONTAINER = "actions"
-TIMER = "timer/abuse"
 UNNAMED = "abuse"
 """The category of a case that was confirmed without one."""
 _LOOKED_AT = 1000

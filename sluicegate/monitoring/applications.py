@@ -31,7 +31,8 @@ from sluicegate.errors import (
 )
 from sluicegate.monitoring.application import Application, State
 from sluicegate.monitoring.questions import Answers, Kind
-from sluicegate.monitoring.settling import TIMER, Region, Settling
+from sluicegate.monitoring.settling import Region, Settling
+from sluicegate.monitoring.types import TIMER
 from sluicegate.services import BlobStore
 from sluicegate.storage.documents import Documents
 from sluicegate.storage.files import FileStore

@@ -25,13 +25,12 @@ from sluicegate.abuse import ReviewVerdict
 from sluicegate.audit.entries import Event
 from sluicegate.audit.log import Audit
 from sluicegate.errors import Conflict, InvalidRequest, MonitoringIncomplete, NotFound, SluicegateError
-from sluicegate.monitoring.types import FlaggedExchange, Pattern, Score
+from sluicegate.monitoring.types import TIMER, FlaggedExchange, Pattern, Score
 from sluicegate.services import BlobStore
 from sluicegate.storage.documents import Documents
 from sluicegate.types import utc_now
 
 CONTAINER = "cases"
-TIMER = "timer/abuse"
 MOST_FLAGGED = 200
 """Exchanges that a case lists; the newest."""
 

@@ -15,10 +15,10 @@ from sluicegate.audit.log import Audit
 from sluicegate.errors import InvalidRequest, PurgeIncomplete, SluicegateError
 from sluicegate.monitoring.application import Application
 from sluicegate.monitoring.questions import Kind
+from sluicegate.monitoring.types import TIMER
 from sluicegate.storage.files import Files
 from sluicegate.tenancy.tenants import Scope, Tenant, Tenants
 
-TIMER = "timer/abuse"
 _PAGE = 100
 
 

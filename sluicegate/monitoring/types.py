@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+TIMER = "timer/abuse"
+"""Who does what the timer does, in the audit log."""
+
 
 @dataclass(frozen=True, slots=True)
 class FlaggedExchange:

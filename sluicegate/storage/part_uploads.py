@@ -99,7 +99,6 @@ class PartUploads:
         *,
         clock: Callable[[], datetime],
     ) -> None:
-        self._blobs = blobs
         self._large_files = large_files
         self._files = files
         self._receipts = receipts

@@ -174,9 +174,14 @@ class UploadedFiles:
                 where = f", the first in line {min(lines)}" if lines else ""
                 details = f"jsonlValidationFailed: the file is no JSON Lines: {broken} findings{where}. See its report."
             await self._store(account, REPORTS).write(file.id, _once(json.dumps(report.document()).encode()))
-            await self._about.change(
-                f"{account}/{file.id}", lambda found: _looked_at(found, status=status, status_details=details)
-            )
+            try:
+                await self._about.change(
+                    f"{account}/{file.id}", lambda found: _looked_at(found, status=status, status_details=details)
+                )
+            except BlobNotFound:
+                # Deleted meanwhile, by somebody who could not see the report.
+                await self._store(account, REPORTS).erase(file.id)
+                raise
         except (BlobNotFound, BlobExists, ServiceError) as error:
             log.warning("an uploaded file was not examined (%s)", type(error).__name__)
             return file

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from sluicegate.errors import StorageUnavailable
-from sluicegate.storage import part_uploads
+from sluicegate.storage import part_uploads, uploaded_files
 from sluicegate.testing import FrozenClock
 from tests.inside import Tenant, client, folders, open_app
 
@@ -308,3 +308,19 @@ async def test_what_comes_in_parts_is_looked_at_too(contoso):
 
     assert (done["status"], done["file"]["status"]) == ("completed", "error")
     assert (await contoso.caller.get(f"/openai/v1/files/{done['file']['id']}/report")).status_code == 200
+
+
+async def test_a_file_that_is_deleted_while_it_is_looked_at_leaves_no_report(gate, contoso, monkeypatch, tmp_path):
+    files = gate.regions.home.files
+    validate = uploaded_files.validate_async
+
+    async def deleted_meanwhile(content):
+        report = await validate(content)
+        [id] = [name.rpartition("/")[2] for name in await files._about.names("contoso/")]
+        await files.delete("contoso", id, actor="contoso/key1")
+        return report
+
+    monkeypatch.setattr(uploaded_files, "validate_async", deleted_meanwhile)
+    await uploaded(contoso, GOOD)
+
+    assert stored(tmp_path) == []

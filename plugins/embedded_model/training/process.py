@@ -1,6 +1,6 @@
 """One bounded step of a job: start the training process, tell it what to do, take what it returns.
 
-The process is apart from the server so that it takes none of its time: its niceness is 19, and its arithmetic runs on one
+The process is apart from the server so that it takes as little of its time as it can: its niceness is 19, and its arithmetic runs on one
 thread, because several that wait for each other collapse as soon as somebody else wants a core. It gets everything through a
 pipe, and ends with this one.
 """

@@ -31,10 +31,12 @@ class Files:
 
     def __init__(self, training, weights=None):
         self.kept = {}
+        self.asked_for = asyncio.Event()
         self._training = training
         self._weights = weights
 
     def training(self):
+        self.asked_for.set()
         return self._pieces(self._training)
 
     def validation(self):
@@ -121,13 +123,13 @@ def test_the_server_comes_first_and_a_crash_leaves_nothing():
 
 async def test_whoever_gives_up_ends_the_process(tune):
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
-    task = asyncio.create_task(tune(replace(JOB, hyperparameters=Hyperparameters(n_epochs=50)), Files(row() * 4), 900))
-    before = set(children.read_text().split())
-    async with asyncio.timeout(60):
-        while not (started := set(children.read_text().split()) - before):
-            await asyncio.sleep(0.01)
+    before, files = set(children.read_text().split()), Files(row() * 4)
+    task = asyncio.create_task(tune(replace(JOB, hyperparameters=Hyperparameters(n_epochs=50)), files, 900))
+    await files.asked_for.wait()
+    started = set(children.read_text().split()) - before
 
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
+    assert started
     assert not started & set(children.read_text().split())
