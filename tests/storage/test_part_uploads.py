@@ -15,7 +15,7 @@ from sluicegate.testing import FrozenClock
 from tests.inside import Tenant, client, folders, open_app
 
 UPLOADS = "/openai/v1/uploads"
-ONE, TWO = b'{"canary": 74093}\n' * 40, b'{"last": true}\n' * 3
+ONE, TWO = b'{"canary": "my number"}\n' * 40, b'{"last": true}\n' * 3
 WHOLE = ONE + TWO
 
 
@@ -249,13 +249,13 @@ async def test_nothing_is_stored_in_plain_text(contoso, tmp_path):
     upload, parts = await sent(contoso, ONE, TWO)
     await complete(contoso, upload, *parts)
 
-    found = [path for path in tmp_path.rglob("*") if path.is_file() and b"74093" in path.read_bytes()]
+    found = [path for path in tmp_path.rglob("*") if path.is_file() and b"my number" in path.read_bytes()]
     assert found == []
 
 
 # --- what is found in training data ----------------------------------------------------------------------------------
 
-GOOD = b'{"messages": [{"role": "user", "content": "canary 74093?"}, {"role": "assistant", "content": "Here."}]}\n'
+GOOD = b'{"messages": [{"role": "user", "content": "Is it the canary?"}, {"role": "assistant", "content": "Here."}]}\n'
 
 
 async def uploaded(tenant, data, purpose="fine-tune"):
@@ -268,9 +268,9 @@ async def uploaded(tenant, data, purpose="fine-tune"):
     [
         (GOOD * 12, "fine-tune", "processed"),
         (GOOD, "fine-tune", "processed"),
-        (GOOD * 12 + b"{74093\n", "fine-tune", "error"),
-        (b"\xff\xfe74093", "fine-tune", "error"),
-        (b"{74093", "batch", "processed"),
+        (GOOD * 12 + b"{canary\n", "fine-tune", "error"),
+        (b"\xff\xfecanary", "fine-tune", "error"),
+        (b"{canary", "batch", "processed"),
     ],
     ids=["good", "too few for a job", "a line that is no JSON", "another encoding", "no training data"],
 )
@@ -282,11 +282,11 @@ async def test_training_data_that_is_no_json_lines_says_so(contoso, data, purpos
     assert file["status"] == again["status"] == status
     assert file == again
     assert ("status_details" in file) == (status == "error")
-    assert "74093" not in str(file)
+    assert "canary" not in str(file)
 
 
 async def test_the_report_names_line_and_remedy_and_goes_with_its_file(contoso, tmp_path):
-    file = await uploaded(contoso, GOOD * 12 + b"{74093\n")
+    file = await uploaded(contoso, GOOD * 12 + b"{canary\n")
     path = f"/openai/v1/files/{file['id']}"
 
     report = (await contoso.caller.get(f"{path}/report")).json()
@@ -295,14 +295,14 @@ async def test_the_report_names_line_and_remedy_and_goes_with_its_file(contoso, 
     [finding] = [each for each in report["findings"] if each["code"] == "json_invalid"]
     assert (finding["line"], report["examples"]) == (13, 12)
     assert "Write it with a JSON library" in finding["fix"]
-    assert "74093" not in str(report)
+    assert "canary" not in str(report)
     assert "the first in line 13" in file["status_details"]
     assert (await contoso.caller.get(f"{path}/report")).status_code == 404
     assert stored(tmp_path) == []
 
 
 async def test_what_comes_in_parts_is_looked_at_too(contoso):
-    upload, parts = await sent(contoso, b"{74093\n", size=7)
+    upload, parts = await sent(contoso, b"{canary\n", size=8)
 
     done = (await complete(contoso, upload, *parts)).json()
 

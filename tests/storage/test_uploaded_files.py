@@ -99,8 +99,9 @@ async def test_neither_name_nor_content_is_stored_in_plain_text(start, blobs):
     assert (file.name, await read(start(), file.id)) == (NAME, TEXT)
     assert len(await kept(blobs)) == 5
     for (_, name), data in (await kept(blobs)).items():
-        assert b"74093" not in data
-        assert "74093" not in name
+        assert b"canary-content" not in data
+        assert b"secret-project" not in data
+        assert "secret-project" not in name
 
 
 async def test_another_account_sees_and_deletes_nothing(start, blobs):
