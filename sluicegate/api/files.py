@@ -29,6 +29,8 @@ PURPOSES: dict[Surface, tuple[str, ...]] = {
 TRAINING = "fine-tune"
 """The purpose of files whose lines are checked."""
 LIFETIMES_S = (3_600, 2_592_000)
+BATCH_LIFETIMES_S = (1_209_600, 2_592_000)
+"""Of files of purpose ``batch`` that expire. Source: Azure OpenAI's documentation of batches."""
 _FORM_BYTES = 1 << 20
 """What a form may have around its file."""
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f/\\]{1,255}")
@@ -213,13 +215,8 @@ class _Upload:
             raise InvalidRequest(
                 "Invalid value: supported values are: 'created_at'.", code="invalid_value", param="expires_after.anchor"
             )
-        least, most = LIFETIMES_S
-        if field == "seconds" and not (re.fullmatch("[0-9]{1,9}", value) and least <= int(value) <= most):
-            raise InvalidRequest(
-                f"Invalid 'expires_after.seconds': expected a whole number from {least} to {most}.",
-                code="invalid_value",
-                param="expires_after.seconds",
-            )
+        if field == "seconds":
+            lifetime(self._fields.get("purpose", ""), int(value) if re.fullmatch("[0-9]{1,9}", value) else 0)
         if field in self._fields:
             raise InvalidRequest("Send one 'expires_after' only.", param="expires_after")
         self._fields[field] = value
@@ -231,7 +228,7 @@ class _Upload:
         for field in ("anchor", "seconds"):
             if field not in given:
                 raise _missing(f"expires_after.{field}")
-        return timedelta(seconds=int(self._fields["seconds"]))
+        return lifetime(self._fields["purpose"], int(self._fields["seconds"]))
 
 
 class _RangeNotSatisfiable(ApiError):
@@ -250,6 +247,19 @@ def check_details(name: str, purpose: str, surface: Surface) -> None:
         raise InvalidRequest("Invalid 'filename': no slashes and no control characters.", param="filename")
     if purpose not in PURPOSES[surface]:
         raise _no_purpose(surface)
+
+
+def lifetime(purpose: str, seconds: int) -> timedelta:
+    """Return how long a file lives; ``InvalidRequest`` when one of this purpose does not live so long, or so short."""
+    least, most = BATCH_LIFETIMES_S if purpose == "batch" else LIFETIMES_S
+    if not least <= seconds <= most:
+        what = " of a batch file" if purpose == "batch" else ""
+        raise InvalidRequest(
+            f"Invalid 'expires_after.seconds'{what}: expected a whole number from {least} to {most}.",
+            code="invalid_value",
+            param="expires_after.seconds",
+        )
+    return timedelta(seconds=seconds)
 
 
 async def served(gate: Sluicegate, http: HttpRequest, operation: str, work: Work) -> Response:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
@@ -12,7 +11,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from sluicegate.api.data_plane import Incoming
-from sluicegate.api.files import LIFETIMES_S, TRAINING, as_json, check_details, file_fields, served
+from sluicegate.api.files import TRAINING, as_json, check_details, file_fields, lifetime, served
 from sluicegate.api.governance_requests import Body, body_of
 from sluicegate.api.multipart import Form
 from sluicegate.app import Sluicegate
@@ -30,7 +29,7 @@ class ExpiresAfter(Body):
     """When the file that the upload becomes expires."""
 
     anchor: Literal["created_at"]
-    seconds: int = Field(ge=LIFETIMES_S[0], le=LIFETIMES_S[1])
+    seconds: int
 
 
 class CreateBody(Body):
@@ -58,7 +57,7 @@ async def create(gate: Sluicegate, http: HttpRequest) -> Response:
         await region.data_keys.check(account)
         body = await body_of(CreateBody, http)
         check_details(body.filename, body.purpose, incoming.version.surface)
-        lives_for = None if body.expires_after is None else timedelta(seconds=body.expires_after.seconds)
+        lives_for = None if body.expires_after is None else lifetime(body.purpose, body.expires_after.seconds)
         upload = await region.uploads.create(account, Details(body.filename, body.purpose, lives_for), body.bytes)
         if incoming.version.surface == "v1":
             return as_json(_fields(upload))

@@ -29,6 +29,7 @@ from typing import Any, Protocol
 from sluicegate.errors import (
     BlobExists,
     BlobNotFound,
+    InvalidRequest,
     PurgeIncomplete,
     QuotaExceeded,
     ServiceError,
@@ -43,6 +44,7 @@ from sluicegate.storage.documents import Documents
 from sluicegate.storage.file_reading import OpenFile
 from sluicegate.storage.files import LONGEST, Files, FileStore
 from sluicegate.training_data import UNREADABLE, validate_async
+from sluicegate.training_data.decoding import BOM
 
 CONTAINER = "uploaded-files"
 CONTENT = "uploads"
@@ -133,6 +135,7 @@ class UploadedFiles:
             id: From ``new_id``, for who must know it before.
 
         Raises:
+            InvalidRequest: It is a batch file that begins with a byte order mark.
             QuotaExceeded: The account has as many files as it may, or would have too large ones.
             TooManyRequests: As many uploads of the account are running as may.
             ServiceError: Storage or keys failed.
@@ -146,6 +149,8 @@ class UploadedFiles:
             async def all_of_it() -> AsyncIterator[bytes]:
                 async for piece in content:
                     yield piece
+                if content.start == BOM and upload.details().purpose == "batch":
+                    raise _has_bom()
                 await self._describe(account, id, upload.details(), content.size, created_at)
 
             try:
@@ -452,16 +457,26 @@ class _Removal:
 
 
 class _Measured:
-    """Passes pieces on and counts their bytes."""
+    """Passes pieces on, counts their bytes, and keeps as many of the first as a byte order mark has."""
 
     def __init__(self, pieces: AsyncIterator[bytes]) -> None:
         self._pieces = pieces
         self.size = 0
+        self.start = b""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for piece in self._pieces:
             self.size += len(piece)
+            self.start += piece[: len(BOM) - len(self.start)]
             yield piece
+
+
+def _has_bom() -> InvalidRequest:
+    return InvalidRequest(
+        "The file begins with a byte order mark, which a batch file must not have: save it as UTF-8 without one.",
+        code="jsonlValidationFailed",
+        param="file",
+    )
 
 
 def _looked_at(found: Mapping[str, Any] | None, **changes: Any) -> Mapping[str, Any]:

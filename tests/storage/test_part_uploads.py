@@ -132,6 +132,18 @@ async def test_what_is_not_the_file_that_was_announced_is_refused_and_can_be_men
     assert (await complete(contoso, upload, one, two)).status_code == 200
 
 
+async def test_a_batch_file_in_parts_goes_by_the_rules_of_batch_files(contoso, tmp_path):
+    brief = await announce(contoso, purpose="batch", expires_after={"anchor": "created_at", "seconds": 1_209_599})
+    upload, parts = await sent(contoso, b"\xef\xbb", b"\xbf" + ONE, size=len(ONE) + 3, purpose="batch")
+    before = stored(tmp_path)
+
+    done = await complete(contoso, upload, *parts)
+
+    assert (brief.status_code, brief.json()["error"]["param"]) == (400, "expires_after.seconds")
+    assert (done.status_code, done.json()["error"]["code"]) == (400, "jsonlValidationFailed")
+    assert stored(tmp_path) == before
+
+
 async def test_a_completed_upload_is_completed_again_as_it_is(contoso):
     upload, parts = await sent(contoso, ONE, TWO)
     first = await complete(contoso, upload, *parts)

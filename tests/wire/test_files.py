@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import time
@@ -177,6 +178,30 @@ def test_both_spellings_of_the_expiry_are_known(http, spelling, written):
     assert file["expires_at"] - file["created_at"] == 1_209_600
 
 
+@pytest.mark.parametrize(
+    ("seconds", "status"), [(1_209_599, 400), (1_209_600, 200), (2_592_000, 200), (2_592_001, 400)]
+)
+@pytest.mark.parametrize("is_purpose_first", [True, False])
+def test_a_batch_file_lives_for_fourteen_to_thirty_days(http, seconds, status, is_purpose_first):
+    expiry = EXPIRY + part("expires_after[seconds]", str(seconds).encode())
+    purpose = part("purpose", b"batch")
+    body = (purpose + expiry if is_purpose_first else expiry + purpose) + FILE + END
+
+    answer = http.post(url("v1"), content=body, headers={"content-type": TYPE})
+
+    assert answer.status_code == status
+    if status == 400:
+        error = answer.json()["error"]
+        assert (error["code"], error["param"]) == ("invalid_value", "expires_after.seconds")
+
+
+def test_training_data_may_begin_with_a_byte_order_mark(client):
+    file = upload(client, codecs.BOM_UTF8 + DATA)
+
+    assert file.status == "processed"
+    assert client.files.content(file.id).read() == codecs.BOM_UTF8 + DATA
+
+
 def test_the_sdk_sets_an_expiry(client):
     file = upload(client, expires_after={"anchor": "created_at", "seconds": 3600})
 
@@ -192,6 +217,7 @@ def part(name: str, value: bytes, file_name: str | None = None) -> bytes:
 PURPOSE = part("purpose", b"fine-tune")
 FILE = part("file", DATA, "a.jsonl")
 END = f"--{BOUNDARY}--\r\n".encode()
+EXPIRY = part("expires_after[anchor]", b"created_at")
 
 
 @pytest.mark.parametrize(
@@ -204,7 +230,6 @@ def test_the_parts_may_come_in_any_order(http, body):
     assert http.get(url("v1", f"/{answer.json()['id']}/content")).content == DATA
 
 
-EXPIRY = part("expires_after[anchor]", b"created_at")
 BAD = {
     "no file": (PURPOSE + END, "missing_required_parameter", "file"),
     "no purpose": (FILE + END, "missing_required_parameter", "purpose"),
@@ -235,6 +260,16 @@ BAD = {
         PURPOSE + EXPIRY + part("expires_after.anchor", b"created_at") + FILE + END,
         None,
         "expires_after",
+    ),
+    "a batch file with a byte order mark": (
+        part("purpose", b"batch") + part("file", codecs.BOM_UTF8 + DATA, "a.jsonl") + END,
+        "jsonlValidationFailed",
+        "file",
+    ),
+    "a batch file of a byte order mark": (
+        part("file", codecs.BOM_UTF8, "a.jsonl") + part("purpose", b"batch") + END,
+        "jsonlValidationFailed",
+        "file",
     ),
     "a long field": (part("purpose", b"x" * 5000) + FILE + END, None, "purpose"),
     "a field that is no text": (part("purpose", b"\xff\xfe") + FILE + END, None, "purpose"),
