@@ -246,7 +246,7 @@ async def test_a_purged_account_leaves_nothing_in_its_region_and_goes_on_being_l
     await there.operator.delete(there.path, params=ARM)
 
     found = await gate.tenants.get("fabrikam")
-    await gate.purge_account(found, actor="deployment/operator")
+    await gate.erasure.account(found, actor="deployment/operator")
 
     assert not [name for name in world.names("faraway") if name.startswith("storage/keyring-") and "fabrikam" in name]
     assert (await gate.accounts.census())["fabrikam"].location == "faraway"
@@ -295,7 +295,7 @@ async def test_policies_and_blocklists_are_in_the_accounts_region_and_go_with_it
     assert len([name for name in world.names("faraway") if name.startswith("storage/accounts/rai")]) >= 2
 
     await there.operator.delete(there.path, params=ARM)
-    await gate.purge_account(await gate.tenants.get("fabrikam"), actor="deployment/operator")
+    await gate.erasure.account(await gate.tenants.get("fabrikam"), actor="deployment/operator")
     assert not [
         name for name in world.names("faraway") if name.startswith("storage/accounts/rai") and ".lock" not in name
     ]

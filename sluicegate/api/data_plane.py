@@ -58,7 +58,7 @@ class Incoming:
 
     async def call(self, gate: Sluicegate, request: Request) -> Call:
         """Return the call of the deployment that is asked for; filters see it next."""
-        call = await gate.call(self.principal, self._deployment(request), request, self.id)
+        call = await gate.admission.call(self.principal, self._deployment(request), request, self.id)
         self.http.state.limits = call.standing.headers if call.standing is not None else {}
         self.http.state.is_filtered = bool(gate.deployment.pipeline.pre_filter or gate.deployment.pipeline.post_filter)
         return call
@@ -150,7 +150,7 @@ async def delete_model(gate: Sluicegate, http: HttpRequest) -> Response:
         if account is None:
             raise NotFound("The account does not exist.")
         name, actor = http.path_params["model"], f"{account.name}/{incoming.principal.name}"
-        deletions = gate.model_deletions(await gate.region(account.location))
+        deletions = gate.fine_tuning[(await gate.region(account.location)).name].model_deletions
         try:
             receipt = await deletions.delete(account.name, account.location, name, actor=actor)
         except PurgeIncomplete:

@@ -44,7 +44,7 @@ async def create(gate: Sluicegate, http: HttpRequest) -> Response:
     """Take a file in."""
 
     async def work(incoming: Incoming, account: str, region: Region) -> Response:
-        await gate.check_access(account)
+        await gate.admission.check_access(account)
         await region.data_keys.check(account)
         if http.headers.get("content-length", "0").isdecimal():
             size = int(http.headers.get("content-length", "0"))

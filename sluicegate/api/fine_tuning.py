@@ -73,9 +73,9 @@ async def create(gate: Sluicegate, http: HttpRequest) -> Response:
     """Make a job."""
 
     async def work(request: _Request) -> Response:
-        await gate.check_access(request.account)
+        await gate.admission.check_access(request.account)
         asked = body.parse(CreateJob, await read_body(http, MAX_BODY_BYTES)).asked(SUFFIX[request.surface])
-        await gate.check_training(request.account, asked.model)
+        await gate.admission.check_training(request.account, asked.model)
         job = await request.jobs.create(request.account, asked)
         document = render_job(job, asked.metadata, request.surface)
         if request.surface == "v1":
@@ -205,7 +205,7 @@ async def _served(
         region = await gate.region(account.location)
         if needs_key:
             await region.data_keys.check(account.name)
-        return await work(_Request(incoming, account.name, gate.jobs(region)))
+        return await work(_Request(incoming, account.name, gate.fine_tuning[region.name].jobs))
 
     return await handled(gate, http, operation, for_account)
 

@@ -21,6 +21,7 @@ from sluicegate.api.data_plane import answered
 from sluicegate.app import Sluicegate
 from sluicegate.audit.entries import Event
 from sluicegate.errors import ApiError, BlobNotFound, InvalidRequest, NotFound, PurgeIncomplete
+from sluicegate.monitoring.in_region import RegionMonitoring
 from sluicegate.plugins import log_failure
 from sluicegate.regions import Region
 from sluicegate.retention import purging
@@ -42,6 +43,11 @@ class Incoming:
     principal: Principal
     account: Account
     region: Region
+
+    @property
+    def monitoring(self) -> RegionMonitoring:
+        """Abuse monitoring of the account's region."""
+        return self.gate.monitoring[self.region.name]
 
     def query(self, name: str) -> str | None:
         return self.http.query_params.get(name) or None

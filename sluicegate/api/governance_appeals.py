@@ -38,7 +38,7 @@ async def file(gate: Sluicegate, http: HttpRequest) -> Response:
 
     async def work(incoming: Incoming) -> Response:
         body = await body_of(AnswerBody, http)
-        appeals = gate.appeals[incoming.region.name]
+        appeals = incoming.monitoring.appeals
         filed = await appeals.file(incoming.account.name, body.case, body.kind, body.text, actor_of(incoming.principal))
         return JSONResponse({"object": "appeal", **answered(filed)}, status_code=201)
 
@@ -49,7 +49,7 @@ async def list_waiting(gate: Sluicegate, http: HttpRequest) -> Response:
     """List the answers of the reviewer's region that wait for a ruling, oldest first, without their text."""
 
     async def work(incoming: Incoming) -> Response:
-        found = [_shown(each) for each in await gate.appeals[incoming.region.name].waiting()]
+        found = [_shown(each) for each in await incoming.monitoring.appeals.waiting()]
         return JSONResponse({"object": "list", "data": found, "has_more": False})
 
     return await governed(gate, http, "appeals.list", work)
@@ -59,7 +59,7 @@ async def get(gate: Sluicegate, http: HttpRequest) -> Response:
     """Read an answer, decrypted; an entry in the audit log."""
 
     async def work(incoming: Incoming) -> Response:
-        appeals = gate.appeals[incoming.region.name]
+        appeals = incoming.monitoring.appeals
         found = await appeals.get(http.path_params["appeal"])
         actor = actor_of(incoming.principal)
         await incoming.region.audit.append(Event(actor, "appeal.read", account=found.account, subject=found.id))
@@ -73,7 +73,7 @@ async def rule(gate: Sluicegate, http: HttpRequest) -> Response:
 
     async def work(incoming: Incoming) -> Response:
         body = await body_of(RulingBody, http)
-        appeals = gate.appeals[incoming.region.name]
+        appeals = incoming.monitoring.appeals
         found = await appeals.get(http.path_params["appeal"])
         ruled = await appeals.rule(found.account, found.id, body.ruling, actor_of(incoming.principal), body.reason)
         return JSONResponse(_shown(ruled))

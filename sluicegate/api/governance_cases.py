@@ -51,9 +51,7 @@ async def list_cases(gate: Sluicegate, http: HttpRequest) -> Response:
             raise InvalidRequest(f"Invalid 'status': expected one of {', '.join(Status)}.", param="status")
         found = [
             case
-            for case in sorted(
-                await gate.cases[incoming.region.name].every(), key=lambda case: case.opened, reverse=True
-            )
+            for case in sorted(await incoming.monitoring.cases.every(), key=lambda case: case.opened, reverse=True)
             if account in (None, case.account) and status in (None, case.status)
         ]
         if after is not None:
@@ -80,7 +78,7 @@ async def get(gate: Sluicegate, http: HttpRequest) -> Response:
 
     async def work(incoming: Incoming) -> Response:
         case = await _case(incoming)
-        grants = await gate.access[incoming.region.name].of_account(case.account)
+        grants = await incoming.monitoring.access.of_account(case.account)
         return JSONResponse(
             {**_shown(case), "access": [shown_grant(each) for each in grants if each.subject == case.id]}
         )
@@ -95,7 +93,7 @@ async def ask(gate: Sluicegate, http: HttpRequest) -> Response:
         body, case, actor = await body_of(AskBody, http), await _case(incoming), actor_of(incoming.principal)
         if await gate.retained(case.account) is None:
             raise Conflict("Content of this account is not kept, and nobody reviews it: decide by what was counted.")
-        grant = await gate.access[incoming.region.name].ask(case.account, case.id, actor, body.reason, reader=actor)
+        grant = await incoming.monitoring.access.ask(case.account, case.id, actor, body.reason, reader=actor)
         return JSONResponse(shown_grant(grant), status_code=201)
 
     return await governed(gate, http, "access.ask", work)
@@ -106,7 +104,7 @@ async def approve(gate: Sluicegate, http: HttpRequest) -> Response:
 
     async def work(incoming: Incoming) -> Response:
         grant = await _grant(incoming)
-        approved = await gate.access[incoming.region.name].approve(grant, actor_of(incoming.principal))
+        approved = await incoming.monitoring.access.approve(grant, actor_of(incoming.principal))
         return JSONResponse(shown_grant(approved))
 
     return await governed(gate, http, "access.approve", work)
@@ -117,7 +115,7 @@ async def revoke(gate: Sluicegate, http: HttpRequest) -> Response:
 
     async def work(incoming: Incoming) -> Response:
         grant = await _grant(incoming)
-        revoked = await gate.access[incoming.region.name].revoke(grant, actor_of(incoming.principal))
+        revoked = await incoming.monitoring.access.revoke(grant, actor_of(incoming.principal))
         return JSONResponse(shown_grant(revoked))
 
     return await governed(gate, http, "access.revoke", work)
@@ -130,7 +128,7 @@ async def content(gate: Sluicegate, http: HttpRequest) -> Response:
     """
 
     async def work(incoming: Incoming) -> Response:
-        case, access = await _case(incoming), gate.access[incoming.region.name]
+        case, access = await _case(incoming), incoming.monitoring.access
         grant = await access.opened(case.account, case.id, actor_of(incoming.principal))
         ids = [each.id for each in case.flagged]
         after = incoming.query("after")
@@ -165,22 +163,22 @@ async def decide(gate: Sluicegate, http: HttpRequest) -> Response:
             if body.category is None or body.guideline is None:
                 raise InvalidRequest("A confirmation needs a 'category' and a 'guideline'.", param="category")
             if await gate.retained(case.account) is not None:
-                await gate.access[incoming.region.name].opened(case.account, case.id, actor)
+                await incoming.monitoring.access.opened(case.account, case.id, actor)
         if case.status is Status.ESCALATED and case.decisions[-1].by == actor:
             raise Forbidden("Whoever has escalated a case does not decide it: another reviewer must.")
         decision = Decision(status, actor, gate.now(), body.reason, body.category, body.guideline)
-        return JSONResponse(_shown(await gate.cases[incoming.region.name].decide(case, decision)))
+        return JSONResponse(_shown(await incoming.monitoring.cases.decide(case, decision)))
 
     return await governed(gate, http, "cases.decide", work)
 
 
 async def _case(incoming: Incoming) -> Case:
-    return await incoming.gate.cases[incoming.region.name].get(incoming.http.path_params["case"])
+    return await incoming.monitoring.cases.get(incoming.http.path_params["case"])
 
 
 async def _grant(incoming: Incoming) -> Grant:
     case = await _case(incoming)
-    grant = await incoming.gate.access[incoming.region.name].get(incoming.http.path_params["grant"])
+    grant = await incoming.monitoring.access.get(incoming.http.path_params["grant"])
     if grant.subject != case.id:
         raise InvalidRequest("The access is not to this case.", param="grant")
     return grant

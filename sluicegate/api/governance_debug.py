@@ -57,7 +57,7 @@ async def invite(gate: Sluicegate, http: HttpRequest) -> Response:
     async def work(incoming: Incoming) -> Response:
         body, actor = await body_of(InviteBody, http), actor_of(incoming.principal)
         await _refuse_without_content(gate, incoming.account.name)
-        access = gate.access[incoming.region.name]
+        access = incoming.monitoring.access
         grant = await access.ask(incoming.account.name, body.exchange, actor, body.reason, reader=None)
         return JSONResponse(shown_grant(grant), status_code=201)
 
@@ -68,7 +68,7 @@ async def list_grants(gate: Sluicegate, http: HttpRequest) -> Response:
     """List who has asked for access to exchanges of the caller's account, who was invited, and what became of it."""
 
     async def work(incoming: Incoming) -> Response:
-        grants = await gate.access[incoming.region.name].of_account(incoming.account.name)
+        grants = await incoming.monitoring.access.of_account(incoming.account.name)
         # Who reviews a case is not told to its customer.
         shown = [shown_grant(each) for each in grants if not each.subject.startswith("case-")]
         return JSONResponse({"object": "list", "data": shown, "has_more": False})
@@ -81,7 +81,7 @@ async def approve(gate: Sluicegate, http: HttpRequest) -> Response:
 
     async def work(incoming: Incoming) -> Response:
         grant = await _own(incoming)
-        approved = await gate.access[incoming.region.name].approve(grant, actor_of(incoming.principal))
+        approved = await incoming.monitoring.access.approve(grant, actor_of(incoming.principal))
         return JSONResponse(shown_grant(approved))
 
     return await governed(gate, http, "debug.approve", work)
@@ -92,7 +92,7 @@ async def revoke(gate: Sluicegate, http: HttpRequest) -> Response:
 
     async def work(incoming: Incoming) -> Response:
         grant = await _own(incoming)
-        revoked = await gate.access[incoming.region.name].revoke(grant, actor_of(incoming.principal))
+        revoked = await incoming.monitoring.access.revoke(grant, actor_of(incoming.principal))
         return JSONResponse(shown_grant(revoked))
 
     return await governed(gate, http, "debug.revoke", work)
@@ -134,7 +134,7 @@ async def _access_of(gate: Sluicegate, account: str) -> Access:
     if found is None:
         raise NotFound("The account does not exist.", param="account")
     await _refuse_without_content(gate, account)
-    return gate.access[(await gate.region(found.location)).name]
+    return gate.monitoring[(await gate.region(found.location)).name].access
 
 
 async def _refuse_without_content(gate: Sluicegate, account: str) -> None:
@@ -144,7 +144,7 @@ async def _refuse_without_content(gate: Sluicegate, account: str) -> None:
 
 async def _own(incoming: Incoming) -> Grant:
     """Return a grant that concerns the caller's account and one exchange; any other is as unknown as one that never was."""
-    grant = await incoming.gate.access[incoming.region.name].get(incoming.http.path_params["grant"])
+    grant = await incoming.monitoring.access.get(incoming.http.path_params["grant"])
     if grant.account != incoming.account.name or grant.subject.startswith("case-"):
         raise NotFound("There is no such access.", param="grant")
     return grant
@@ -153,7 +153,7 @@ async def _own(incoming: Incoming) -> Grant:
 async def _found(gate: Sluicegate, http: HttpRequest) -> tuple[Access, Grant]:
     """Return a grant to one exchange, in whichever region it is."""
     for region in gate.regions:
-        access = gate.access[(await gate.region(region.name)).name]
+        access = gate.monitoring[(await gate.region(region.name)).name].access
         try:
             grant = await access.get(http.path_params["grant"])
         except NotFound:

@@ -77,11 +77,11 @@ async def shorten(gate: Sluicegate, http: HttpRequest) -> Response:
 
 async def _ledger(incoming: Incoming) -> dict[str, Any]:
     gate, region, account = incoming.gate, incoming.region, incoming.account
-    now, name = gate.now(), account.name
-    cases = await gate.cases[region.name].of_account(name)
-    standings = await gate.actions[region.name].of_account(name)
-    answers = await gate.appeals[region.name].of_account(name)
-    notices = await gate.notices[region.name].of_account(name)
+    now, name, monitoring = gate.now(), account.name, incoming.monitoring
+    cases = await monitoring.cases.of_account(name)
+    standings = await monitoring.actions.of_account(name)
+    answers = await monitoring.appeals.of_account(name)
+    notices = await monitoring.notices.of_account(name)
     tenant = await gate.tenants.get(name)
     has_subscription = tenant is not None and bool(tenant.scope.subscription)
     applications = await gate.applications.of_account(name) if has_subscription else []

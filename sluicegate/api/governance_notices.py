@@ -17,7 +17,7 @@ async def list_notices(gate: Sluicegate, http: HttpRequest) -> Response:
 
     async def work(incoming: Incoming) -> Response:
         limit, after = incoming.limit(), incoming.query("after")
-        found = [shown(told) for told in await gate.notices[incoming.region.name].of_account(incoming.account.name)]
+        found = [shown(told) for told in await incoming.monitoring.notices.of_account(incoming.account.name)]
         ids = [each["id"] for each in found]
         rest = found[ids.index(after) + 1 :] if after in ids else found
         page = rest[:limit]

@@ -41,7 +41,7 @@ async def create(gate: Sluicegate, http: HttpRequest) -> Response:
     """Import a file; it is there when this answers."""
 
     async def work(incoming: Incoming, account: str, region: Region) -> Response:
-        await gate.check_access(account)
+        await gate.admission.check_access(account)
         await region.data_keys.check(account)
         body = await body_of(ImportBody, http)
         check_details(body.filename, body.purpose, incoming.version.surface)

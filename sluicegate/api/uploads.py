@@ -53,7 +53,7 @@ async def create(gate: Sluicegate, http: HttpRequest) -> Response:
     """Announce a file."""
 
     async def work(incoming: Incoming, account: str, region: Region) -> Response:
-        await gate.check_access(account)
+        await gate.admission.check_access(account)
         await region.data_keys.check(account)
         body = await body_of(CreateBody, http)
         check_details(body.filename, body.purpose, incoming.version.surface)
@@ -71,7 +71,7 @@ async def add(gate: Sluicegate, http: HttpRequest) -> Response:
     """Take a part in."""
 
     async def work(_: Incoming, account: str, region: Region) -> Response:
-        await gate.check_access(account)
+        await gate.admission.check_access(account)
         await region.data_keys.check(account)
         length = http.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > MAX_PART_BYTES + _FORM_BYTES:
@@ -101,7 +101,7 @@ async def complete(gate: Sluicegate, http: HttpRequest) -> Response:
     """Make a file of the parts."""
 
     async def work(_: Incoming, account: str, region: Region) -> Response:
-        await gate.check_access(account)
+        await gate.admission.check_access(account)
         await region.data_keys.check(account)
         body = await body_of(CompleteBody, http)
         upload = await region.uploads.complete(account, http.path_params["upload"], body.part_ids, body.md5)

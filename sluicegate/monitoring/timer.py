@@ -17,12 +17,15 @@ STEP_TIME = timedelta(minutes=2)
 """For one step in one region; what it leaves, the next run goes on with."""
 log = logging.getLogger(__name__)
 
-Step: TypeAlias = Callable[[Region], Awaitable[None]]
-"""Does its part in one region. What is stopped anywhere must go on when it is run again."""
+Step: TypeAlias = Callable[[], Awaitable[None]]
+"""Does its part in a region. What is stopped anywhere must go on when it is run again."""
 
 
-async def monitor(regions: Regions, steps: Mapping[str, Step], clock: Callable[[], datetime]) -> None:
-    """Run the steps, in order, in every region by itself, under a lease of its own.
+async def monitor(regions: Regions, steps: Mapping[str, Mapping[str, Step]], clock: Callable[[], datetime]) -> None:
+    """Run the steps of each region, in order, in every region by itself, under a lease of its own.
+
+    Args:
+        steps: By region and name.
 
     Raises:
         MonitoringIncomplete: A step failed; it names step and region. Everything else is done.
@@ -33,7 +36,9 @@ async def monitor(regions: Regions, steps: Mapping[str, Step], clock: Callable[[
         try:
             left.extend(
                 regions.told(region, line)
-                for line in await Lease(region.blobs, "abuse", clock=clock).run(lambda: _run(region, steps))
+                for line in await Lease(region.blobs, "abuse", clock=clock).run(
+                    lambda: _run(region, steps[region.name])
+                )
             )
         except LeaseHeld:
             log.info("another process is monitoring region %s", region.name)
@@ -51,7 +56,7 @@ async def _run(region: Region, steps: Mapping[str, Step]) -> list[str]:
     for name, step in steps.items():
         try:
             async with asyncio.timeout(STEP_TIME.total_seconds()):
-                await step(region)
+                await step()
         except MonitoringIncomplete as error:
             left += [f"{name}: {line}" for line in error.left]
         except (SluicegateError, TimeoutError) as error:

@@ -120,7 +120,7 @@ async def file(client):
 async def held(gate, client, file, **options):
     """Make a job of which no step is taken by itself."""
     job = await client.fine_tuning.jobs.create(model=BASE, training_file=file, **options)
-    await gate.jobs(gate.regions.home).runner.stop()
+    await gate.fine_tuning["local"].jobs.runner.stop()
     return job
 
 
@@ -168,7 +168,7 @@ async def test_a_new_job_is_created_with_the_status_of_the_surface(gate, client,
 async def test_a_new_job_does_not_wait_for_the_timer(gate, client, file):
     job = await client.fine_tuning.jobs.create(model=BASE, training_file=file)
 
-    await gate.jobs(gate.regions.home).runner.wake()
+    await gate.fine_tuning["local"].jobs.runner.wake()
 
     assert (await client.fine_tuning.jobs.retrieve(job.id)).status == "succeeded"
 
@@ -214,7 +214,8 @@ async def test_jobs_are_listed_newest_first_and_by_their_metadata(gate, client, 
 
 async def test_a_job_is_paused_resumed_and_cancelled(gate, client, file):
     job = await held(gate, client, file)
-    runner, store = gate.jobs(gate.regions.home).runner, gate.jobs(gate.regions.home).store
+    jobs = gate.fine_tuning["local"].jobs
+    runner, store = jobs.runner, jobs.store
     with pytest.raises(openai.ConflictError) as caught:
         await client.fine_tuning.jobs.pause(job.id)
     assert caught.value.code == "unexpectedEntityState"
@@ -362,7 +363,7 @@ async def test_a_purged_account_leaves_no_job_and_no_model(gate, client, file):
         kept = (await other.files.create(file=("train.jsonl", jsonl()), purpose="fine-tune")).id
         job = await ended(gate, other, kept)
 
-    await gate.purge_account(await gate.tenants.get("contoso"), actor="deployment/operator")
+    await gate.erasure.account(await gate.tenants.get("contoso"), actor="deployment/operator")
 
     left = []
     for container in await region.blobs.containers():

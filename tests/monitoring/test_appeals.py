@@ -41,7 +41,7 @@ async def app(world):
 @pytest.fixture
 async def contoso(app):
     tenant = await Tenant.create(app, "contoso", "local")
-    await app.actions["local"].decided(Case())
+    await app.monitoring["local"].actions.decided(Case())
     return tenant
 
 
@@ -104,7 +104,7 @@ async def test_an_answer_is_ruled_on_once(contoso, reviewers):
 async def test_the_customer_is_told_of_the_ruling(app, contoso, reviewers, ruling, kind):
     await rule(reviewers[1], await answer(contoso), ruling)
 
-    told = [each.notice for each in await app.notices["local"].of_account("contoso")]
+    told = [each.notice for each in await app.monitoring["local"].notices.of_account("contoso")]
     assert kind in [notice.kind for notice in told]
     assert not any("reviewer" in notice.text for notice in told)
 
@@ -116,7 +116,7 @@ async def test_an_accepted_answer_lets_a_block_end_without_the_end_of_access(wor
     await app.monitor()
 
     assert (await contoso.say("hello")).status_code == 200
-    assert (await app.actions["local"].get("contoso", "case-1")).step == "expired"
+    assert (await app.monitoring["local"].actions.get("contoso", "case-1")).step == "expired"
 
 
 async def test_answers_have_a_bound(contoso, reviewers):
@@ -168,7 +168,7 @@ async def test_what_the_customer_writes_is_stored_sealed_only(world, contoso):
 async def test_a_reviewer_of_another_region_sees_none_of_it(world, app):
     app = world.open("local", "faraway")
     contoso = await Tenant.create(app, "contoso", "faraway")
-    await app.actions["faraway"].decided(Case())
+    await app.monitoring["faraway"].actions.decided(Case())
     filed = await answer(contoso)
     await app.accounts.create("provider", location="local")
     reviewer = client(app, await app.accounts.issue_key("provider", Role.REVIEWER, "reviewer2"))
@@ -186,18 +186,18 @@ async def test_a_ruling_that_was_interrupted_the_timer_finishes(world, app, cont
 
     with monkeypatch.context() as patched:
         for method in ("lift", "accept", "deny"):
-            patched.setattr(app.actions["local"], method, dies)
+            patched.setattr(app.monitoring["local"].actions, method, dies)
         interrupted = await rule(reviewers[1], filed, ruling)
     await world.open().monitor()
 
-    standing = await app.actions["local"].get("contoso", "case-1")
+    standing = await app.monitoring["local"].actions.get("contoso", "case-1")
     assert interrupted.status_code == 503
     assert (standing.step == "lifted", standing.is_answered, standing.is_waiting) == (
         ruling == "lift",
         ruling == "accept",
         False,
     )
-    [found] = await app.appeals["local"].of_account("contoso")
+    [found] = await app.monitoring["local"].appeals.of_account("contoso")
     assert found.is_done
 
 
@@ -206,9 +206,9 @@ async def test_an_answer_whose_filing_was_interrupted_stops_the_steps_all_the_sa
         raise StorageUnavailable("gone")
 
     with monkeypatch.context() as patched:
-        patched.setattr(app.actions["local"], "wait", dies)
+        patched.setattr(app.monitoring["local"].actions, "wait", dies)
         await answer(contoso)
     world.clock.advance(31 * DAY)
     await world.open().monitor()
 
-    assert (await app.actions["local"].get("contoso", "case-1")).step == "blocked"
+    assert (await app.monitoring["local"].actions.get("contoso", "case-1")).step == "blocked"

@@ -92,7 +92,7 @@ async def test_what_the_applicant_wrote_goes_with_the_account(world, app, contos
     id = await file(contoso)
     await contoso.operator.delete(contoso.path, params=ARM)
     tenant = await app.tenants.get("contoso")
-    await app.purge_account(tenant, actor="operator/x")
+    await app.erasure.account(tenant, actor="operator/x")
 
     assert await app.applications.read(id, "operator/x") == (await app.applications.get(id), {})
     stored = [path for path in (world.folder / "local" / "storage").rglob(f"*{id}*") if path.is_file()]
@@ -221,7 +221,7 @@ async def test_a_stream_that_began_before_the_approval_is_not_kept(app, contoso)
     """It is the core that looks again: when the stream ends the approval is in effect."""
     body = json.dumps({"model": "chat", "messages": [{"role": "user", "content": WORDS}]})
     principal = await app.authenticate({"api-key": contoso.keys[Role.CALLER]}, "chat.completions")
-    call = await app.call(principal, "chat", ChatRequest.model_validate_json(body), "abc")
+    call = await app.admission.call(principal, "chat", ChatRequest.model_validate_json(body), "abc")
     chunks = app.chunks(call)
     await anext(chunks)
 

@@ -62,7 +62,7 @@ async def said(tenant, words=TEXT):
 async def opened(app, tenant, *more):
     """Return a case about two exchanges of a customer's."""
     ids = [await said(tenant), await said(tenant, "hello"), *more]
-    return await app.cases["local"].report(pattern(app, *ids))
+    return await app.monitoring["local"].cases.report(pattern(app, *ids))
 
 
 async def asked(reviewer, case, reason=WHY):
@@ -138,7 +138,7 @@ async def test_whoever_approves_reads_nothing_by_that(app, contoso, reviewers):
 
 async def test_access_to_one_case_opens_no_other(app, contoso, reviewers):
     case = await opened(app, contoso)
-    other = await app.cases["local"].report(pattern(app, await said(contoso), user="a1" * 32))
+    other = await app.monitoring["local"].cases.report(pattern(app, await said(contoso), user="a1" * 32))
     grant = await granted(reviewers, case)
 
     moved = await reviewers[1].post(f"{CASES}/{other.id}/access/{grant.json()['id']}/approve")
@@ -238,7 +238,7 @@ async def test_a_long_case_is_read_page_by_page(app, contoso, reviewers):
 
 
 async def test_a_pattern_feeds_the_open_case_of_its_subject_and_no_other(app, contoso):
-    cases = app.cases["local"]
+    cases = app.monitoring["local"].cases
     first = await cases.report(pattern(app, "one"))
     await cases.report(pattern(app, "two", user="a1" * 32))
 
@@ -254,8 +254,8 @@ async def test_what_was_settled_opens_no_other_case(app, contoso, reviewers):
     case = await opened(app, contoso)
     dismissed = await reviewers[0].post(f"{CASES}/{case.id}/decision", json={"decision": "dismiss", "reason": WHY})
 
-    again = await app.cases["local"].report(pattern(app, *(each.id for each in case.flagged)))
-    new = await app.cases["local"].report(pattern(app, case.flagged[0].id, "new"))
+    again = await app.monitoring["local"].cases.report(pattern(app, *(each.id for each in case.flagged)))
+    new = await app.monitoring["local"].cases.report(pattern(app, case.flagged[0].id, "new"))
 
     assert dismissed.json()["status"] == "dismissed"
     assert again is None
@@ -263,7 +263,7 @@ async def test_what_was_settled_opens_no_other_case(app, contoso, reviewers):
 
 
 async def test_a_pattern_without_exchanges_opens_no_case(app, contoso):
-    assert await app.cases["local"].report(pattern(app)) is None
+    assert await app.monitoring["local"].cases.report(pattern(app)) is None
 
 
 async def test_a_confirmation_needs_access_and_has_consequences(app, contoso, reviewers):
@@ -277,7 +277,7 @@ async def test_a_confirmation_needs_access_and_has_consequences(app, contoso, re
     again = await reviewers[0].post(path, json={"decision": "dismiss", "reason": WHY})
 
     assert [each.status_code for each in (unread, without, confirmed, again)] == [403, 400, 200, 409]
-    assert (await app.actions["local"].get("contoso", case.id)).step == "notified"
+    assert (await app.monitoring["local"].actions.get("contoso", case.id)).step == "notified"
     notices = (await contoso.caller.get("/governance/notices")).json()["data"]
     assert [each["case"] for each in notices] == [case.id]
 
@@ -312,7 +312,7 @@ async def test_a_decision_whose_consequences_were_interrupted_has_them_later(wor
 
 
 async def test_a_closed_case_goes_when_its_time_is_up(world, app, contoso):
-    cases = app.cases["local"]
+    cases = app.monitoring["local"].cases
     closed, running = await cases.report(pattern(app, "one")), await cases.report(pattern(app, "two", user="a1" * 32))
     await cases.decide(closed, Decision(Status.DISMISSED, "provider/reviewer1", app.now(), WHY))
     world.clock.advance(365 * DAY)
@@ -326,9 +326,9 @@ async def test_cases_go_with_their_account(app, contoso):
     await opened(app, contoso)
     tenant = await app.tenants.get("contoso")
 
-    await app.purge_account(tenant, actor="test")
+    await app.erasure.account(tenant, actor="test")
 
-    assert await app.cases["local"].every() == []
+    assert await app.monitoring["local"].cases.every() == []
 
 
 # --- the automated review --------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ async def test_what_is_deleted_is_not_counted(contoso):
 
 
 async def test_the_score_and_its_parts_and_what_followed_are_shown_without_names(app, contoso):
-    await app.actions["local"].decided(Case())
+    await app.monitoring["local"].actions.decided(Case())
     await answer(contoso)
 
     found = await ledger(contoso)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
@@ -169,7 +170,7 @@ async def test_of_an_account_that_is_gone_no_count_is_left(world):
     await tenant.say(play(FOUND), user="alice")
     await gate.observer.flush()
 
-    await gate.purge_account(await gate.tenants.get("fabrikam"), actor="test")
+    await gate.erasure.account(await gate.tenants.get("fabrikam"), actor="test")
 
     assert await names(gate, CONTAINER) + await names(gate, FORGOTTEN) == []
 
@@ -269,16 +270,17 @@ async def test_a_step_that_fails_is_named_without_its_message_and_the_others_are
     gate = world.open()
     taken = []
 
-    async def bug(region):
+    async def bug():
         raise ValueError(CANARY)
 
-    async def away(region):
+    async def away():
         raise StorageUnavailable(CANARY)
 
     async def last(region):
-        taken.append(region.name)
+        taken.append(region)
 
-    gate.monitoring = {"bug": bug, "away": away, "last": last}
+    for region, monitoring in gate.monitoring.items():
+        monitoring.steps = {"bug": bug, "away": away, "last": partial(last, region)}
 
     with pytest.raises(MonitoringIncomplete) as caught:
         await gate.monitor()
@@ -298,9 +300,10 @@ async def test_of_all_processes_one_monitors_a_region_at_a_time(world):
     taken = []
 
     async def step(region):
-        taken.append(region.name)
+        taken.append(region)
 
-    gate.monitoring = {"step": step}
+    for region, monitoring in gate.monitoring.items():
+        monitoring.steps = {"step": partial(step, region)}
     lease = Lease(gate.regions.of("faraway").blobs, "abuse", clock=gate.now)
 
     await lease.run(gate.monitor)

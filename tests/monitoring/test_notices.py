@@ -105,7 +105,9 @@ async def test_the_customer_reads_their_own_delivered_or_not(tmp_path):
     contoso, fabrikam = [await Tenant.create(app, name, "local") for name in ("contoso", "fabrikam")]
     for number in range(3):
         at = NOON + timedelta(hours=number)
-        await app.notices["local"].send(Notice(f"n{number}", "contoso", at, "k", "case-1", "hate", None, None, "text"))
+        await app.monitoring["local"].notices.send(
+            Notice(f"n{number}", "contoso", at, "k", "case-1", "hate", None, None, "text")
+        )
 
     first = (await contoso.caller.get("/governance/notices", params={"limit": 2})).json()
     rest = (await contoso.caller.get("/governance/notices", params={"after": first["last_id"]})).json()

@@ -53,7 +53,7 @@ def confirm(app):
     """A function that decides a case."""
 
     async def confirm(case=None, category="violence", by=app):
-        await by.actions["local"].decided(replace(case or Case(), category=category, decided_by=OFFICER))
+        await by.monitoring["local"].actions.decided(replace(case or Case(), category=category, decided_by=OFFICER))
 
     return confirm
 
@@ -71,7 +71,7 @@ def after(world, app):
 
 async def kinds(app, account="contoso"):
     """Return what the customer was told, oldest first."""
-    return [told.notice.kind for told in reversed(await app.notices["local"].of_account(account))]
+    return [told.notice.kind for told in reversed(await app.monitoring["local"].notices.of_account(account))]
 
 
 async def penalty(tenant):
@@ -132,7 +132,7 @@ async def test_each_step_is_in_the_audit_log_with_who_caused_it(app, contoso, co
 async def test_an_accepted_answer_ends_the_steps_and_the_penalty_ends_by_itself(app, contoso, confirm, after):
     await confirm()
     await after(7)
-    actions = app.actions["local"]
+    actions = app.monitoring["local"].actions
     await actions.accept(await actions.get("contoso", "case-1"), "provider/reviewer2")
 
     await after(14)
@@ -156,7 +156,7 @@ async def test_a_penalty_ends_on_time_even_when_no_timer_runs(world, app, contos
 
 async def test_while_an_answer_waits_no_further_step_is_taken(app, contoso, confirm, after):
     await confirm()
-    actions = app.actions["local"]
+    actions = app.monitoring["local"].actions
     await actions.wait(await actions.get("contoso", "case-1"))
 
     await after(30)
@@ -166,7 +166,7 @@ async def test_while_an_answer_waits_no_further_step_is_taken(app, contoso, conf
 
 async def test_who_is_denied_has_as_long_to_answer_as_at_first(app, contoso, confirm, after):
     await confirm()
-    actions = app.actions["local"]
+    actions = app.monitoring["local"].actions
     await after(6)
     await actions.wait(await actions.get("contoso", "case-1"))
     await after(10)
@@ -190,7 +190,7 @@ async def test_a_case_that_is_dismissed_after_all_leaves_nothing(app, contoso, c
 async def test_what_is_not_confirmed_has_no_consequence(app, contoso, confirm):
     await confirm(Case(status="escalated"), "terrorism")
 
-    assert await app.actions["local"].of_account("contoso") == []
+    assert await app.monitoring["local"].actions.of_account("contoso") == []
 
 
 # --- whoever dies on the way -----------------------------------------------------------------------------------------
@@ -206,8 +206,8 @@ async def test_a_step_that_was_interrupted_is_taken_once(
     owner = {
         "append": app.regions.home.audit,
         "penalise": app.accounts,
-        "send": app.notices["local"],
-        "change": app.actions["local"]._documents,
+        "send": app.monitoring["local"].notices,
+        "change": app.monitoring["local"].actions._documents,
     }[dies_at]
     work = getattr(owner, dies_at)
 
@@ -225,14 +225,14 @@ async def test_a_step_that_was_interrupted_is_taken_once(
     await other.regions.home.audit.append(Event("somebody", "something", account="contoso"))
     for _ in range(2):
         if by == "timer":
-            await other.actions["local"].advance()
+            await other.monitoring["local"].actions.advance()
         else:
             await confirm(category="terrorism", by=other)
 
     assert (await contoso.say("hello")).status_code == 403
     assert await kinds(app) == ["access.blocked"]
     assert [action for action, *_ in await events(other) if action.startswith("penalty.")] == ["penalty.blocked"]
-    assert (await other.actions["local"].get("contoso", "case-1")).is_done
+    assert (await other.monitoring["local"].actions.get("contoso", "case-1")).is_done
 
 
 async def test_a_case_that_cannot_be_gone_on_with_keeps_no_other_waiting(app, contoso, confirm, after, monkeypatch):
@@ -334,7 +334,7 @@ async def test_an_end_users_block_ends_and_never_becomes_the_accounts(app, conto
 
     await after(30)
 
-    assert (await app.actions["local"].get("contoso", "case-1")).step is Step.EXPIRED
+    assert (await app.monitoring["local"].actions.get("contoso", "case-1")).step is Step.EXPIRED
     assert (await contoso.say("hello", user="mallory")).status_code == 200
 
 

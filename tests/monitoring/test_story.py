@@ -165,7 +165,9 @@ async def opts_out_in_the_middle_of_an_answer(world, app):
     assert (await clinic.caller.get(LEDGER)).json()["held"]["records"] == 1
     body = json.dumps({"model": "chat", "user": "patient", "messages": [{"role": "user", "content": QUIET}]})
     principal = await app.authenticate({"api-key": clinic.keys[Role.CALLER]}, "chat.completions")
-    chunks = app.chunks(await app.call(principal, "chat", ChatRequest.model_validate_json(body), "in-progress"))
+    chunks = app.chunks(
+        await app.admission.call(principal, "chat", ChatRequest.model_validate_json(body), "in-progress")
+    )
     await anext(chunks)
 
     decided = await approve(clinic, await file(clinic))

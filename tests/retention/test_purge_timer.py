@@ -149,7 +149,7 @@ async def test_purging_a_deleted_account_takes_its_files(open_app, blobs):
     tenant = await app.tenants.create(Scope("s", "g"), "local", CONTOSO, 30, instead=None)
     await app.regions.home.files.create("contoso", Upload())
 
-    await app.purge_account(await app.tenants.delete(tenant), actor="operator")
+    await app.erasure.account(await app.tenants.delete(tenant), actor="operator")
 
     assert [await names(blobs, container) for container in (HEADS, SEGMENTS, CHANGES, ABOUT)] == [[], [], [], []]
 

@@ -252,7 +252,7 @@ async def test_another_account_sees_no_upload(gate, contoso):
 async def test_a_deleted_account_leaves_no_upload(gate, contoso, tmp_path):
     await sent(contoso, ONE)
 
-    await gate.purge_account(await gate.tenants.get("contoso"), actor="test")
+    await gate.erasure.account(await gate.tenants.get("contoso"), actor="test")
 
     assert stored(tmp_path) == []
 

@@ -44,7 +44,7 @@ async def test_nobody_of_a_purged_account_gets_in(open_one):
     gate = open_one()
     tenant = await Tenant.create(gate, "contoso", "local")
     await tenant.operator.delete(tenant.path, params=ARM)
-    await gate.purge_account(await gate.tenants.get("contoso"), actor="deployment/operator")
+    await gate.erasure.account(await gate.tenants.get("contoso"), actor="deployment/operator")
 
     later = tenant.by(open_one())
     assert await statuses(later) == (401, 401)

@@ -149,7 +149,7 @@ async def purge(incoming: Incoming) -> Response:
     """Purge a deleted account: everything of it is gone when this returns, but its name, which stays reserved."""
     found = await _deleted(incoming)
     await incoming.note("account.purge", found.id, at=found.location)
-    await incoming.gate.purge_account(found, actor=incoming.actor)
+    await incoming.gate.erasure.account(found, actor=incoming.actor)
     return Response(status_code=200)
 
 

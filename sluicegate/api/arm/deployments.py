@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
+from sluicegate.admission import check_retention
 from sluicegate.api.arm.incoming import PAGE, PROVIDER, Body, Incoming, shown_etag, validated
-from sluicegate.app import check_retention
 from sluicegate.errors import InvalidRequest
 from sluicegate.fine_tuning.tuned_models import base_of
 from sluicegate.storage.documents import Document
