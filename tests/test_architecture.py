@@ -120,7 +120,7 @@ def test_a_plugin_imports_no_other_plugin(path):
     assert not {name for name in used if name != own and not name.startswith("_")}
 
 
-@pytest.mark.parametrize("name", ["sluicegate", "sluicegate.testing", "sluicegate.host"])
+@pytest.mark.parametrize("name", ["sluicegate", "sluicegate.requests", "sluicegate.testing", "sluicegate.host"])
 def test_all_that_a_package_lists_is_all_that_it_exports(name):
     package = importlib.import_module(name)
     exported = {imported or "" for _, imported in imports(Path(package.__file__))} - {"annotations"}
