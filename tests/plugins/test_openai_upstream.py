@@ -967,14 +967,14 @@ async def test_an_answer_that_does_not_begin_is_given_up_and_not_asked_for_again
     upstream.answers(never)
 
     with pytest.raises(ModelUnavailable):
-        await chunks(configured(first_byte_timeout_s=0.05, max_retries=2), chat(stream=streamed))
+        await chunks(configured(first_byte_timeout_s=0.5, max_retries=2), chat(stream=streamed))
 
     assert len(upstream.seen) == 1
 
 
 async def test_an_answer_that_falls_silent_is_given_up(upstream, configured):
     upstream.answers(stream(frame(said("Hello")), frame(said("again")), then=for_ever))
-    config = configured(first_byte_timeout_s=1000, idle_timeout_s=0.05)
+    config = configured(first_byte_timeout_s=1000, idle_timeout_s=0.5)
     got: list[Chunk] = []
 
     with pytest.raises(ModelUnavailable):
