@@ -9,7 +9,7 @@ import pytest
 from sluicegate.errors import StorageUnavailable
 from sluicegate.types import Role
 from tests.inside import APPEALS, ARM, Tenant, client
-from tests.monitoring.customers import DAY, WHY, World, events
+from tests.monitoring.customers import DAY, WHY, events
 
 TEXT = "canary-55107: it was a novel about a fight"
 
@@ -24,18 +24,6 @@ class Case:
     status: str = "confirmed"
     category: str = "terrorism"
     decided_by: str = "provider/reviewer1"
-
-
-@pytest.fixture
-async def world(tmp_path):
-    world = World(tmp_path)
-    yield world
-    await world.close()
-
-
-@pytest.fixture
-async def app(world):
-    return world.open()
 
 
 @pytest.fixture

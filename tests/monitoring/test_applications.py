@@ -14,27 +14,10 @@ from sluicegate.requests import ChatRequest
 from sluicegate.storage import documents
 from sluicegate.types import Role
 from tests.inside import APPLICATIONS, ARM, REASON, Tenant, client
-from tests.monitoring.customers import DAY, WHY, World, answers, approve, events, file
+from tests.monitoring.customers import DAY, WHY, answers, approve, events, file
 
 WORDS = "canary-99021 whispered"
 RETAINING = "[plugins.scripted_model]\nretains = true"
-
-
-@pytest.fixture
-async def world(tmp_path):
-    world = World(tmp_path)
-    yield world
-    await world.close()
-
-
-@pytest.fixture
-async def app(world):
-    return world.open()
-
-
-@pytest.fixture
-async def contoso(app):
-    return await Tenant.create(app, "contoso", "local")
 
 
 @pytest.fixture

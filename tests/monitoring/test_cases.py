@@ -14,7 +14,7 @@ from sluicegate.monitoring.reviewing import Review
 from sluicegate.monitoring.types import FlaggedExchange, Pattern, Score
 from sluicegate.types import Role
 from tests.inside import CASES, DEBUG, Tenant, client
-from tests.monitoring.customers import DAY, WHY, World, events
+from tests.monitoring.customers import DAY, WHY, events
 
 TEXT = "canary-90210 says something terrible"
 MINUTE = timedelta(minutes=1)
@@ -22,20 +22,8 @@ CONFIRM = {"decision": "confirm", "category": "violence", "guideline": "code-of-
 
 
 @pytest.fixture
-async def world(tmp_path):
-    world = World(tmp_path)
-    yield world
-    await world.close()
-
-
-@pytest.fixture
 async def app(world):
     return world.open("local", "east")
-
-
-@pytest.fixture
-async def contoso(app):
-    return await Tenant.create(app, "contoso", "local")
 
 
 @pytest.fixture

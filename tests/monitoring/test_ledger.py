@@ -8,27 +8,10 @@ import pytest
 
 from sluicegate.testing import FrozenClock
 from tests.inside import ARM, LEDGER, REASON, Tenant
-from tests.monitoring.customers import DAY, World, approve, events, file
+from tests.monitoring.customers import DAY, approve, events, file
 from tests.monitoring.test_appeals import Case, answer
 
 WORDS = "canary-20177 hummed"
-
-
-@pytest.fixture
-async def world(tmp_path):
-    world = World(tmp_path)
-    yield world
-    await world.close()
-
-
-@pytest.fixture
-async def app(world):
-    return world.open()
-
-
-@pytest.fixture
-async def contoso(app):
-    return await Tenant.create(app, "contoso", "local")
 
 
 async def ledger(tenant):

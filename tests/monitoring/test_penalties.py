@@ -14,7 +14,7 @@ from sluicegate.monitoring.penalties import MOST, Action, Penalty, with_penalty
 from sluicegate.storage import documents
 from sluicegate.tenancy.rates import allowance, part_of
 from tests.inside import ARM, LEDGER, REASON, Tenant
-from tests.monitoring.customers import DAY, NOON, World, events
+from tests.monitoring.customers import DAY, NOON, events
 
 OFFICER = "provider/reviewer1"
 
@@ -29,23 +29,6 @@ class Case:
     status: str = "confirmed"
     category: str = "terrorism"
     decided_by: str = "provider/reviewer1"
-
-
-@pytest.fixture
-async def world(tmp_path):
-    world = World(tmp_path)
-    yield world
-    await world.close()
-
-
-@pytest.fixture
-async def app(world):
-    return world.open()
-
-
-@pytest.fixture
-async def contoso(app):
-    return await Tenant.create(app, "contoso", "local")
 
 
 @pytest.fixture
