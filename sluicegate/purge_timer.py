@@ -79,6 +79,7 @@ class PurgeTimer:
             ("fine-tuning jobs", fine_tuning.jobs.purge(now)),
             ("fine-tuned models", fine_tuning.model_deletions.purge()),
             ("idle deployments", self.idle_deployments.delete(region.tuned_models, region.audit)),
+            ("checks of training data", region.files.examine_left()),
         ):
             try:
                 await purging

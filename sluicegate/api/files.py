@@ -26,8 +26,6 @@ PURPOSES: dict[Surface, tuple[str, ...]] = {
     "v1": ("assistants", "batch", "fine-tune", "evals"),
 }
 """Of uploads; source: the authoring specification 2024-10-21, and v1's."""
-TRAINING = "fine-tune"
-"""The purpose of files whose lines are checked."""
 LIFETIMES_S = (3_600, 2_592_000)
 BATCH_LIFETIMES_S = (1_209_600, 2_592_000)
 """Of files of purpose ``batch`` that expire. Source: Azure OpenAI's documentation of batches."""
@@ -56,8 +54,7 @@ async def create(gate: Sluicegate, http: HttpRequest) -> Response:
         except ApiError:
             await upload.form.drain()
             raise
-        if file.purpose == TRAINING:
-            file = await region.files.examine(account, file)
+        file = await region.files.examine(account, file)
         if incoming.version.surface == "v1":
             return as_json(file_fields(file))
         location = f"{http.url.path.rstrip('/')}/{file.id}?api-version={incoming.version.name}"
@@ -103,7 +100,7 @@ async def get(gate: Sluicegate, http: HttpRequest) -> Response:
         file = await region.files.get(account, http.path_params["file"])
         if file is None:
             raise _no_such_file()
-        return as_json(file_fields(file))
+        return as_json(file_fields(await region.files.examine(account, file)))
 
     return await served(gate, http, "files.read", work)
 
@@ -143,7 +140,7 @@ async def report(gate: Sluicegate, http: HttpRequest) -> Response:
         await region.data_keys.check(account)
         found = await region.files.report(account, http.path_params["file"])
         if found is None:
-            raise NotFound("There is no report on such a file.", code="notFound", param="file")
+            raise NotFound("There is no report on such a file, or none yet.", code="notFound", param="file")
         return Response(found, media_type="application/json")
 
     return await served(gate, http, "files.report", work)

@@ -17,7 +17,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from sluicegate.api.data_plane import Incoming
-from sluicegate.api.files import MAX_FILE_BYTES, TRAINING, as_json, check_details, file_fields, served
+from sluicegate.api.files import MAX_FILE_BYTES, as_json, check_details, file_fields, served
 from sluicegate.api.governance_requests import Body, body_of
 from sluicegate.app import Sluicegate
 from sluicegate.errors import InvalidRequest, PayloadTooLarge
@@ -46,9 +46,7 @@ async def create(gate: Sluicegate, http: HttpRequest) -> Response:
         body = await body_of(ImportBody, http)
         check_details(body.filename, body.purpose, incoming.version.surface)
         _check(body.content_url, gate.deployment.import_hosts)
-        file = await region.files.create(account, _Import(body))
-        if file.purpose == TRAINING:
-            file = await region.files.examine(account, file)
+        file = await region.files.examine(account, await region.files.create(account, _Import(body)))
         path = http.url.path.rstrip("/").removesuffix("/import")
         return as_json(file_fields(file), 201, {"location": f"{path}/{file.id}?api-version={incoming.version.name}"})
 

@@ -11,7 +11,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from sluicegate.api.data_plane import Incoming
-from sluicegate.api.files import TRAINING, as_json, check_details, file_fields, lifetime, served
+from sluicegate.api.files import as_json, check_details, file_fields, lifetime, served
 from sluicegate.api.governance_requests import Body, body_of
 from sluicegate.api.multipart import Form
 from sluicegate.app import Sluicegate
@@ -107,7 +107,7 @@ async def complete(gate: Sluicegate, http: HttpRequest) -> Response:
         upload = await region.uploads.complete(account, http.path_params["upload"], body.part_ids, body.md5)
         if upload is None:
             raise _no_such_upload()
-        if upload.file is not None and upload.purpose == TRAINING:
+        if upload.file is not None:
             upload = replace(upload, file=await region.files.examine(account, upload.file))
         return as_json(_fields(upload))
 

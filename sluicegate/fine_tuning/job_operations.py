@@ -15,10 +15,9 @@ from sluicegate.fine_tuning.runner import Runner
 from sluicegate.fine_tuning.stages import Work
 from sluicegate.retention.receipts import Receipt
 from sluicegate.retention.removals import TIMER, Kind
-from sluicegate.storage.uploaded_files import UploadedFiles
+from sluicegate.storage.uploaded_files import TRAINING, UploadedFiles
 from sluicegate.training import Hyperparameters, Method
 
-PURPOSE = "fine-tune"
 ABANDONED = timedelta(days=1)
 """How old what never came to be a job is when it goes."""
 _KINDS = (Kind.DELETE_JOB, Kind.DELETE_JOB_FILES)
@@ -209,9 +208,9 @@ class Jobs:
         file = await self._uploads.get(account, id)
         if file is None:
             raise InvalidRequest(f"Invalid '{param}': there is no such file.", code="invalid_value", param=param)
-        if file.purpose != PURPOSE:
+        if file.purpose != TRAINING:
             raise InvalidRequest(
-                f"Invalid '{param}': its purpose is not '{PURPOSE}'.", code="invalid_value", param=param
+                f"Invalid '{param}': its purpose is not '{TRAINING}'.", code="invalid_value", param=param
             )
 
     async def _check_room(self, account: str) -> None:

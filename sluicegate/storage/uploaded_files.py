@@ -2,7 +2,7 @@
 
 ::
 
-    container    uploaded-files   {account}/{id}           purpose, size, times: JSON, as they must be read without a key
+    container    uploaded-files   {account}/{id}           purpose, size, times, status: JSON, as they must be read without a key
     large files  uploads          {account}/…/{id}         content, see :mod:`sluicegate.storage.file_layout`
     large files  upload-names     {account}/…/{id}         the file's name, which may say as much as its content
     large files  upload-reports   {account}/…/{id}         of training data, what was found in it, without a word of it: JSON
@@ -10,6 +10,9 @@
 A file is there exactly while its content's head is: that is written last and deleted first. What an interrupted upload has
 left is shown to nobody and goes with a purge. An id begins with the time, so ids are in the order of creation; none is
 used twice.
+
+Training data is checked once, by whoever brings it; a check that was interrupted is made by the next reader, or by the timer. Who is at
+it has said so in the description, until when, so of all processes one is.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from sluicegate.errors import (
     SluicegateError,
     TooManyRequests,
 )
+from sluicegate.plugins import log_failure
 from sluicegate.retention.receipts import Receipt, Receipts
 from sluicegate.retention.removals import TIMER, Evidence, Found, Kind
 from sluicegate.services import BlobStore
@@ -43,6 +47,7 @@ from sluicegate.storage.day_layout import Gone, Tally
 from sluicegate.storage.documents import Documents
 from sluicegate.storage.file_reading import OpenFile
 from sluicegate.storage.files import LONGEST, Files, FileStore
+from sluicegate.storage.lease import LeaseHeld
 from sluicegate.training_data import UNREADABLE, validate_async
 from sluicegate.training_data.decoding import BOM
 
@@ -50,6 +55,14 @@ CONTAINER = "uploaded-files"
 CONTENT = "uploads"
 NAMES = "upload-names"
 REPORTS = "upload-reports"
+TRAINING = "fine-tune"
+"""The purpose of files that are checked."""
+CHECK_TIME = timedelta(minutes=10)
+"""How long a check may take; 512 MiB take about a minute."""
+MOST_CHECKS = 5
+"""How often a check is begun that takes too long, or its process with it, until that is the result."""
+CHECKING_TIME = timedelta(minutes=5)
+"""For how long one run of the timer takes up checks."""
 UPLOADS_AT_ONCE = 4
 """Of one account in one process; each takes the memory of about ten segments."""
 _ABANDONED = 2 * LONGEST
@@ -84,7 +97,7 @@ class UploadedFile:
     """A file; times are whole seconds.
 
     Attributes:
-        status: ``processed``, or ``error`` for training data that is no JSON Lines.
+        status: ``processed``; of training data ``pending`` and ``running`` until it is checked, and ``error`` if it is no JSON Lines.
         status_details: What is wrong with it then, without a word of it.
     """
 
@@ -125,6 +138,7 @@ class UploadedFiles:
         self._about = Documents(blobs, CONTAINER, "")
         self._uploading: Counter[str] = Counter()
         self._discarding: set[asyncio.Task[None]] = set()
+        self._checking: set[asyncio.Task[UploadedFile]] = set()
 
     # --- for callers -------------------------------------------------------------------------------------------------
 
@@ -160,42 +174,34 @@ class UploadedFiles:
                 raise
         details = upload.details()
         return UploadedFile(
-            id, details.name, details.purpose, content.size, created_at, _end(created_at, details.lives_for)
+            id,
+            details.name,
+            details.purpose,
+            content.size,
+            created_at,
+            _end(created_at, details.lives_for),
+            _first_status(details.purpose),
         )
 
     async def examine(self, account: str, file: UploadedFile) -> UploadedFile:
-        """Check training data, keep the report beside the file, and return the file with its status.
+        """Check a file that is ``pending``, keep the report beside it, and return it with its status.
 
-        Where storage fails meanwhile, or the file is deleted, it stays as it was: whoever trains on it checks it again.
+        The check goes on when whoever waits goes away. Where storage fails meanwhile the file stays pending; where somebody
+        else is at it, or it is deleted, it is returned as it was.
         """
-        try:
-            opened = await self._store(account, CONTENT).open(file.id)
-            report = (await validate_async(opened.read())).training
-            broken = sum(count for code, count in report.counts.items() if code in UNREADABLE)
-            status = "error" if broken else "processed"
-            details = None
-            if broken:
-                lines = [each.line for each in report.findings if each.code in UNREADABLE and each.line is not None]
-                where = f", the first in line {min(lines)}" if lines else ""
-                details = f"jsonlValidationFailed: the file is no JSON Lines: {broken} findings{where}. See its report."
-            await self._store(account, REPORTS).write(file.id, _once(json.dumps(report.document()).encode()))
-            try:
-                await self._about.change(
-                    f"{account}/{file.id}", lambda found: _looked_at(found, status=status, status_details=details)
-                )
-            except BlobNotFound:
-                # Deleted meanwhile, by somebody who could not see the report.
-                await self._store(account, REPORTS).erase(file.id)
-                raise
-        except (BlobNotFound, BlobExists, ServiceError) as error:
-            log.warning("an uploaded file was not examined (%s)", type(error).__name__)
+        if file.status != "pending":
             return file
-        return replace(file, status=status, status_details=details)
+        task = asyncio.create_task(self._examine(account, file))
+        self._checking.add(task)
+        task.add_done_callback(self._checking.discard)
+        return await asyncio.shield(task)
 
     async def report(self, account: str, id: str) -> bytes | None:
-        """Return the report on a file of training data, as JSON; None when there is none."""
-        if await self._read_about(account, id) is None:
+        """Return the report on a file of training data, as JSON; None when there is none, or none yet."""
+        file = await self.get(account, id)
+        if file is None:
             return None
+        await self.examine(account, file)
         with suppress(BlobNotFound):
             opened = await self._store(account, REPORTS).open(id)
             return b"".join([piece async for piece in opened.read()])
@@ -303,8 +309,26 @@ class UploadedFiles:
             raise PurgeIncomplete(left)
         return gone
 
+    async def examine_left(self) -> None:
+        """Check what is pending still, for some minutes at most; the next run goes on."""
+        until = self._clock() + CHECKING_TIME
+        for name in await self._about.names():
+            account, _, id = name.partition("/")
+            if self._clock() >= until:
+                return
+            try:
+                file = await self.get(account, id)
+                if file is not None:
+                    await self.examine(account, file)
+            except (ServiceError, ValueError, KeyError, TypeError) as error:
+                # One description that is damaged, or a key that is away, must not keep the files of others.
+                log.warning("uploaded file %s of account %s was not examined (%s)", id, account, type(error).__name__)
+
     async def drain(self) -> None:
-        """Wait until what was not finished is removed; for the embedded host and tests."""
+        """End the checks, and wait until what was not finished is removed; for the embedded host and tests."""
+        for task in self._checking:
+            task.cancel()
+        await asyncio.gather(*self._checking, return_exceptions=True)
         await asyncio.gather(*self._discarding)
         await self._files.drain()
 
@@ -345,6 +369,54 @@ class UploadedFiles:
 
         await self._store(account, NAMES).write(id, name())
 
+    async def _examine(self, account: str, file: UploadedFile) -> UploadedFile:
+        name = f"{account}/{file.id}"
+        try:
+            begun = await self._about.change(name, lambda found: _begun(_there(found), self._clock()))
+            try:
+                status, details = await self._checked(account, file.id, give_up=begun.content["checks"] > MOST_CHECKS)
+            except (ServiceError, asyncio.CancelledError):
+                # Neither is the file's fault.
+                await self._about.change(name, lambda found: _not_begun(_there(found)))
+                raise
+            try:
+                await self._about.change(
+                    name, lambda found: {**_there(found), "status": status, "status_details": details}
+                )
+            except BlobNotFound:
+                # Deleted meanwhile, by somebody who could not see the report.
+                await self._store(account, REPORTS).erase(file.id)
+                raise
+        except LeaseHeld:
+            return replace(file, status="running")
+        except (ServiceError, TimeoutError) as error:
+            log.warning("uploaded file %s of account %s was not examined (%s)", file.id, account, type(error).__name__)
+            return file
+        except Exception as error:  # noqa: BLE001 - whatever a file does to its check, it is there, and others are checked
+            log_failure("core", "a check of training data", error)
+            return file
+        return replace(file, status=status, status_details=details)
+
+    async def _checked(self, account: str, id: str, *, give_up: bool) -> tuple[str, str | None]:
+        """Check a file, write its report, and return status and details."""
+        if give_up:
+            return "error", "The file could not be checked in the time there is: split it, and upload the parts."
+        async with asyncio.timeout(CHECK_TIME.total_seconds()):
+            opened = await self._store(account, CONTENT).open(id)
+            report = (await validate_async(opened.read())).training
+        with suppress(BlobExists):
+            # Of a check that was stopped before it could say so: the same file has the same report.
+            await self._store(account, REPORTS).write(id, _once(json.dumps(report.document()).encode()))
+        broken = sum(count for code, count in report.counts.items() if code in UNREADABLE)
+        if not broken:
+            return "processed", None
+        lines = [each.line for each in report.findings if each.code in UNREADABLE and each.line is not None]
+        where = f", the first in line {min(lines)}" if lines else ""
+        return (
+            "error",
+            f"jsonlValidationFailed: the file is no JSON Lines: {broken} findings{where}. See its report.",
+        )
+
     async def _read_about(self, account: str, id: str) -> Mapping[str, Any] | None:
         if not _ID.fullmatch(id):
             return None
@@ -357,7 +429,7 @@ class UploadedFiles:
             opened = await self._store(account, NAMES).open(id)
             name = b"".join([piece async for piece in opened.read()]).decode()
             expires_at = None if about["expires_at"] is None else _time(about["expires_at"])
-            created_at, status = _time(about["created_at"]), about.get("status", "processed")
+            created_at, status = _time(about["created_at"]), _status(about, self._clock())
             details = about.get("status_details")
             return UploadedFile(id, name, about["purpose"], about["bytes"], created_at, expires_at, status, details)
         return None
@@ -479,10 +551,42 @@ def _has_bom() -> InvalidRequest:
     )
 
 
-def _looked_at(found: Mapping[str, Any] | None, **changes: Any) -> Mapping[str, Any]:
-    if found is None:
+def _first_status(purpose: str) -> str:
+    return "pending" if purpose == TRAINING else "processed"
+
+
+def _status(about: Mapping[str, Any], now: datetime) -> str:
+    """Return a file's status; whoever has checked it for longer than that may take is not at it any more."""
+    status: str = about.get("status", _first_status(about["purpose"]))
+    return "pending" if status == "running" and now.timestamp() >= about["checked_until"] else status
+
+
+def _begun(about: Mapping[str, Any], now: datetime) -> Mapping[str, Any]:
+    """Return what is known of a file once its check has begun.
+
+    Raises:
+        LeaseHeld: Somebody is at it, or it is checked.
+    """
+    if _status(about, now) != "pending":
+        raise LeaseHeld("another process checks the file")
+    # A little longer than the check itself is given, which ends first therefore.
+    until = now + CHECK_TIME + timedelta(minutes=1)
+    return {
+        **about,
+        "status": "running",
+        "checked_until": int(until.timestamp()),
+        "checks": about.get("checks", 0) + 1,
+    }
+
+
+def _not_begun(about: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**about, "status": "pending", "checks": about["checks"] - 1}
+
+
+def _there(about: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if about is None:
         raise BlobNotFound("the file was deleted meanwhile")
-    return {**found, **changes}
+    return about
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

@@ -322,6 +322,25 @@ async def test_what_comes_in_parts_is_looked_at_too(contoso):
     assert (await contoso.caller.get(f"/openai/v1/files/{done['file']['id']}/report")).status_code == 200
 
 
+async def test_a_check_that_was_interrupted_is_made_by_whoever_asks_or_by_the_timer(gate, contoso, monkeypatch):
+    async def away(content):
+        raise StorageUnavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(uploaded_files, "validate_async", away)
+        found = [(await uploaded(contoso, GOOD * 12))["id"] for _ in range(3)]
+        assert [each["status"] for each in await files(contoso)] == ["pending"] * 3
+
+    asked = (await contoso.caller.get(f"/openai/v1/files/{found[0]}")).json()
+    report = await contoso.caller.get(f"/openai/v1/files/{found[1]}/report")
+    assert sorted(each["status"] for each in await files(contoso)) == ["pending", "processed", "processed"]
+    await gate.purge()
+
+    assert (asked["status"], report.json()["examples"]) == ("processed", 12)
+    assert [each["status"] for each in await files(contoso)] == ["processed"] * 3
+    assert (await contoso.caller.get(f"/openai/v1/files/{found[2]}/report")).status_code == 200
+
+
 async def test_a_file_that_is_deleted_while_it_is_looked_at_leaves_no_report(gate, contoso, monkeypatch, tmp_path):
     files = gate.regions.home.files
     validate = uploaded_files.validate_async

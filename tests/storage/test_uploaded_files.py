@@ -12,7 +12,7 @@ from sluicegate.retention.receipts import Receipts
 from sluicegate.storage import uploaded_files
 from sluicegate.storage.file_layout import HEADS, SEGMENTS
 from sluicegate.storage.files import Files
-from sluicegate.storage.uploaded_files import CONTAINER, Details, UploadedFiles
+from sluicegate.storage.uploaded_files import CHECK_TIME, CONTAINER, Details, UploadedFiles
 from sluicegate.testing import FrozenClock, MemoryKeys, MemoryStorage
 from tests.audit.test_log import Watched
 
@@ -20,6 +20,7 @@ HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 NAME = "secret-project-74093.jsonl"
 TEXT = b"canary-content-74093"
+LINE = b'{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A."}]}\n'
 
 
 class Upload:
@@ -57,7 +58,7 @@ def start(blobs, clock):
     """Return a function that makes the files of one process."""
     keys = MemoryKeys()
 
-    def start(store=blobs, most_files=10, most_bytes=1000):
+    def start(store=blobs, most_files=10, most_bytes=10_000):
         receipts = Receipts(store, keys, Audit(store, keys, origin="test", clock=clock), clock=clock)
         files = Files(store, keys, clock=clock)
         return UploadedFiles(store, files, receipts, clock=clock, most_files=most_files, most_bytes=most_bytes)
@@ -286,6 +287,164 @@ async def test_an_interrupted_deletion_is_unreadable_and_the_timer_finishes_it_w
     [receipt] = await receipts(blobs)
     assert receipt["removed"][0]["blobs"] == 5
     assert receipt["subject"] == file.id
+
+
+async def examined(files, id):
+    return await files.examine("contoso", await files.get("contoso", id))
+
+
+async def test_a_check_that_its_process_did_not_live_to_finish_is_made_by_the_next_reader(start, blobs, clock):
+    dead = []
+
+    def die(name, args):
+        # The process ends between the report and what the description says of it.
+        if dead or (name == "put" and args[0] == HEADS and "/upload-reports/" in args[1]):
+            dead.append(args)
+            raise StorageUnavailable("gone")
+
+    process = start(Watched(blobs, die))
+    file = await process.create("contoso", Upload(LINE * 12))
+    assert file.status == "pending"
+    await process.examine("contoso", file)
+
+    assert (await start().get("contoso", file.id)).status == "running"
+    assert await start().report("contoso", file.id) is None
+    assert (await examined(start(), file.id)).status == "running"
+    clock.advance(CHECK_TIME + timedelta(minutes=1))
+    assert [each.status for each in await listed(start())] == ["pending"]
+
+    report = json.loads(await start().report("contoso", file.id))
+
+    assert report["examples"] == 12
+    assert (await start().get("contoso", file.id)).status == "processed"
+
+
+async def test_a_check_that_was_stopped_after_its_report_is_finished(start, blobs):
+    def fail(name, args):
+        # All of the file is there by then but for the result.
+        if name == "put" and args[0] == CONTAINER and b'"processed"' in args[2]:
+            raise StorageUnavailable("gone")
+
+    process = start(Watched(blobs, fail))
+    file = await examined(process, (await process.create("contoso", Upload(LINE * 12))).id)
+
+    assert file.status == "pending"
+    await blobs.put(CONTAINER, f"contoso/{file.id}", await pending(blobs, file.id))
+    assert (await examined(start(), file.id)).status == "processed"
+    assert json.loads(await start().report("contoso", file.id))["examples"] == 12
+
+
+async def pending(blobs, id):
+    """Return a description as it is once the time of whoever checks the file is up."""
+    about = json.loads((await blobs.get(CONTAINER, f"contoso/{id}")).data)
+    return json.dumps({**about, "status": "pending"}).encode()
+
+
+async def test_the_timer_checks_what_nobody_reads_and_no_damaged_description_stops_it(start, blobs):
+    files = start()
+    ids = [(await files.create("contoso", Upload(data))).id for data in (LINE, LINE * 12, b"{canary")]
+    await blobs.put(CONTAINER, f"contoso/{min(ids)}", b"{")
+
+    await start().examine_left()
+
+    found = {file.id: file.status for file in [await files.get("contoso", id) for id in ids if id != min(ids)]}
+    assert set(found.values()) <= {"processed", "error"}
+    assert len(found) == 2
+
+
+async def test_a_file_is_checked_by_one_at_a_time(start, monkeypatch):
+    begun, go, count = asyncio.Event(), asyncio.Event(), []
+    validate = uploaded_files.validate_async
+
+    async def slow(content):
+        count.append(content)
+        begun.set()
+        await go.wait()
+        return await validate(content)
+
+    monkeypatch.setattr(uploaded_files, "validate_async", slow)
+    file = await start().create("contoso", Upload(LINE * 12))
+    first = asyncio.create_task(start().examine("contoso", file))
+    await begun.wait()
+
+    others = [(await examined(start(), file.id)).status, (await start().examine("contoso", file)).status]
+    go.set()
+
+    assert others == ["running", "running"]
+    assert (await first).status == "processed"
+    assert (await examined(start(), file.id)).status == "processed"
+    assert len(count) == 1
+
+
+async def test_whoever_goes_away_does_not_end_the_check(start, monkeypatch):
+    begun, go = asyncio.Event(), asyncio.Event()
+    validate = uploaded_files.validate_async
+
+    async def slow(content):
+        begun.set()
+        await go.wait()
+        return await validate(content)
+
+    monkeypatch.setattr(uploaded_files, "validate_async", slow)
+    files = start()
+    file = await files.create("contoso", Upload(LINE * 12))
+    waiting = asyncio.create_task(files.examine("contoso", file))
+    await begun.wait()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    go.set()
+    await asyncio.gather(*files._checking)
+
+    assert (await start().get("contoso", file.id)).status == "processed"
+
+
+async def test_a_process_that_is_asked_to_end_leaves_the_check_to_the_next(start, monkeypatch):
+    begun = asyncio.Event()
+
+    async def slow(content):
+        begun.set()
+        await asyncio.Event().wait()
+
+    files = start()
+    file = await files.create("contoso", Upload(LINE * 12))
+    with monkeypatch.context() as patched:
+        patched.setattr(uploaded_files, "validate_async", slow)
+        waiting = asyncio.create_task(files.examine("contoso", file))
+        await begun.wait()
+        await files.drain()
+        await asyncio.wait([waiting])
+
+    assert (await start().get("contoso", file.id)).status == "pending"
+    assert (await examined(start(), file.id)).status == "processed"
+
+
+async def test_a_file_whose_check_always_fails_ends_with_an_error(start, clock, monkeypatch, caplog):
+    async def broken(content):
+        raise RuntimeError(TEXT)
+
+    monkeypatch.setattr(uploaded_files, "validate_async", broken)
+    file = await start().create("contoso", Upload(LINE * 12))
+    for _ in range(uploaded_files.MOST_CHECKS):
+        assert (await examined(start(), file.id)).status == "pending"
+        clock.advance(CHECK_TIME + timedelta(minutes=1))
+
+    file = await examined(start(), file.id)
+
+    assert (file.status, "could not be checked" in file.status_details) == ("error", True)
+    assert (await examined(start(), file.id)) == file
+    assert "canary" not in caplog.text
+
+
+async def test_a_storage_that_is_away_costs_a_file_no_attempt(start, blobs):
+    def fail(name, args):
+        if name == "get" and args[0] == HEADS and "/uploads/" in args[1]:
+            raise StorageUnavailable("away")
+
+    file = await start().create("contoso", Upload(LINE * 12))
+    for _ in range(uploaded_files.MOST_CHECKS + 1):
+        assert (await start(Watched(blobs, fail)).examine("contoso", file)).status == "pending"
+
+    assert (await examined(start(), file.id)).status == "processed"
 
 
 async def test_all_files_of_an_account_go_each_with_its_receipt(start, blobs):
