@@ -46,6 +46,8 @@ CHECK_TIMES = 5
 """How many times as long as a step the check of the files may take, which cannot be left off: they may have 512 MiB each."""
 GRACE = timedelta(seconds=30)
 """How much longer than its deadline a step may take before it is cancelled."""
+LONGEST = timedelta(minutes=20)
+"""What a step may take at the most, however often it was not done in time; Azure ends a function after 30 minutes."""
 MOST_ATTEMPTS = 5
 """How often a step is begun that fails, or takes its process with it, until the job fails."""
 RETRY_S = 5.0
@@ -63,6 +65,10 @@ log = logging.getLogger(__name__)
 
 _NOT_PASSING = (InvalidRequest, PluginFailed, NotFound, BlobNotFound, SealBroken, KeyNotFound)
 """What waiting does not mend: an attempt that has failed."""
+_TOO_LONG = (
+    f"A step of the job was not done in the time that it has, {MOST_ATTEMPTS} times in a row. Choose a smaller 'batch_size', "
+    "or shorter examples."
+)
 T = TypeVar("T")
 
 
@@ -253,6 +259,11 @@ class Runner:
             reason, seconds = type(cause).__name__, getattr(cause, "retry_after_s", None) or WAIT_S
             words = f"Waiting: something that the job needs cannot be reached ({reason})."
             return lambda found: found.later(seconds, self._clock(), words)
+        except TimeoutError as error:
+            if job.attempts < MOST_ATTEMPTS or job.has_ended:
+                return self._again_later(job, type(error).__name__)
+            why = TrainingFailed(_TOO_LONG, code="stepTimedOut")
+            return lambda found: found.failed(why, self._clock())
         except Exception as error:  # noqa: BLE001 - whatever fails here, the other jobs go on
             log_failure("core", f"fine-tuning, stage {job.stage}", error)
             return self._again_later(job, type(error).__name__)
@@ -278,7 +289,9 @@ class Runner:
         return models, await self._work.step(job, files, deadline)
 
     def _time_for(self, job: Job) -> timedelta:
-        return timedelta(seconds=self._settings.step_s) * (CHECK_TIMES if job.stage == "check" else 1)
+        """Return how long a step may take: with each attempt longer, as the one before may not have been done in time."""
+        times = CHECK_TIMES if job.stage == "check" else max(1, job.attempts)
+        return min(timedelta(seconds=self._settings.step_s) * times, LONGEST)
 
     def _again_later(self, job: Job, reason: str) -> Change:
         log.warning("fine-tuning: a step of job %s in stage %s failed with %s", job.id, job.stage, reason)

@@ -14,6 +14,7 @@ from sluicegate.errors import (
     StorageUnavailable,
     TrainingFailed,
 )
+from sluicegate.fine_tuning import runner
 from sluicegate.fine_tuning.runner import MOST_ATTEMPTS
 from sluicegate.fine_tuning.stages import Verdict
 from tests.fine_tuning.workshop import BASE, Workshop, jsonl, stored
@@ -200,6 +201,36 @@ async def test_a_bug_is_tried_again_and_then_fails_the_job(workshop, process, ca
     assert (failed.status, failed.error["code"]) == ("failed", "internalFailure")
     assert len(workshop.trainer.calls) == MOST_ATTEMPTS
     assert "canary" not in str(failed.document()) + caplog.text
+
+
+async def forever():
+    await asyncio.Event().wait()
+
+
+async def test_a_step_that_was_not_done_in_time_has_more_the_next_time(workshop, process, monkeypatch):
+    job = await process.create()
+    monkeypatch.setattr(runner, "GRACE", -timedelta(seconds=workshop.settings.step_s))
+
+    for _ in range(20):
+        await process.run()
+        workshop.clock.advance(timedelta(hours=1))
+
+    assert (await process.get(job)).status == "succeeded"
+
+
+async def test_a_step_that_is_never_done_in_time_fails_the_job_with_what_to_do(workshop, process, monkeypatch):
+    workshop.trainer.script = [forever] * 100
+    job = await process.create()
+    await advance_to(process, job, lambda job: job.stage == "train")
+    monkeypatch.setattr(runner, "GRACE", -runner.LONGEST)
+
+    for _ in range(MOST_ATTEMPTS):
+        await process.jobs.runner.advance(await process.get(job))
+        workshop.clock.advance(timedelta(hours=1))
+
+    failed = await process.get(job)
+    assert (failed.status, failed.error["code"]) == ("failed", "stepTimedOut")
+    assert "Choose a smaller 'batch_size'" in failed.error["message"]
 
 
 async def test_a_step_that_succeeds_at_last_counts_its_failures_no_more(workshop, process):
