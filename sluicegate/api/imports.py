@@ -24,8 +24,8 @@ from sluicegate.errors import InvalidRequest, PayloadTooLarge
 from sluicegate.regions import Region
 from sluicegate.storage.uploaded_files import Details
 
-CONNECT_S, READ_S = 10, 60
-"""Longest wait for a connection, and for the next piece."""
+CONNECT_S, READ_S, TOTAL_S = 10, 60, 180
+"""Longest wait for a connection, for the next piece, and for all of it: Azure gives up on an answer after 230 seconds."""
 _LOOPBACK = ("127.0.0.1", "localhost")
 
 
@@ -80,7 +80,7 @@ class _Import:
         # Slow to import, and few requests need it.
         import aiohttp
 
-        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=READ_S)
+        timeout = aiohttp.ClientTimeout(total=TOTAL_S, connect=CONNECT_S, sock_read=READ_S)
         connector = aiohttp.TCPConnector(ssl=ssl.create_default_context())
         size = 0
         try:
@@ -95,6 +95,8 @@ class _Import:
                     if size > MAX_FILE_BYTES:
                         raise PayloadTooLarge(f"The file exceeds {MAX_FILE_BYTES >> 20} MiB.")
                     yield piece
+        except TimeoutError:
+            raise _failed(f"takes too long: more than {TOTAL_S} s, or {READ_S} s for a piece of it") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _failed(f"cannot be read ({type(error).__name__})") from None
 

@@ -18,12 +18,17 @@ SECRET = "sig=hush-4711"
 async def host():
     """A server on loopback, and its address."""
 
-    async def serve(request: web.Request) -> web.Response:
+    async def serve(request: web.Request) -> web.StreamResponse:
         match request.path:
             case "/good":
                 return web.Response(body=DATA)
             case "/elsewhere":
                 raise web.HTTPFound("/good")
+            case "/endless":
+                answer = web.StreamResponse()
+                await answer.prepare(request)
+                while True:
+                    await answer.write(b"\n")
             case _:
                 return web.Response(status=404)
 
@@ -101,4 +106,16 @@ async def test_too_much_is_refused_and_nothing_stays(contoso, host, monkeypatch,
     answer = await fetched(contoso, f"http://{host}/good")
 
     assert answer.status_code == 413
+    assert (await contoso.caller.get("/openai/v1/files")).json()["data"] == []
+
+
+async def test_what_never_ends_is_given_up_and_nothing_stays(contoso, host, monkeypatch):
+    monkeypatch.setattr(imports, "TOTAL_S", 0.2)
+    # Without a limit it would end here.
+    monkeypatch.setattr(imports, "MAX_FILE_BYTES", 4 << 20)
+
+    answer = await fetched(contoso, f"http://{host}/endless?{SECRET}")
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "fileImportFailed")
+    assert SECRET not in answer.text
     assert (await contoso.caller.get("/openai/v1/files")).json()["data"] == []
