@@ -66,7 +66,7 @@ def main() -> int:
         # Before any setting is read: whoever checks a receipt may have nothing else of ours.
         return receipts.verify_receipt_command(arguments)
     if arguments.command == "validate":
-        return validate.validate_command(arguments)
+        return validate.validate_command(arguments, ROOT)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         if arguments.command == "classify":

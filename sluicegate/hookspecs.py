@@ -273,6 +273,25 @@ class Hooks(Protocol):
         raise NotImplementedError
 
     @hookspec
+    def count_tokens(self, text: str, model: Model, config: Any) -> int:
+        """Return how many tokens the model reads a text as, special ones aside.
+
+        Called after ``startup`` by ``python -m sluicegate validate --model``, for each text of training data: a prompt, or the answers
+        of an example. Without this hook tokens can only be estimated.
+
+        Example::
+
+            from sluicegate import hookimpl
+
+            @hookimpl
+            def count_tokens(text):
+                return len(text.encode())
+
+        .. versionadded:: 0.1
+        """
+        raise NotImplementedError
+
+    @hookspec
     async def inference(
         self, request: GenerationRequest, model: Model, weights: Weights | None, config: Any
     ) -> AsyncIterator[Chunk]:

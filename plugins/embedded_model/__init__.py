@@ -146,6 +146,11 @@ def detokenize(tokens: Sequence[int], model: Model, config: Config) -> str:
 
 
 @hookimpl
+def count_tokens(text: str, config: Config) -> int:
+    return len(_engine(config).tokenizer.encode(text))
+
+
+@hookimpl
 async def inference(
     request: ChatRequest | CompletionRequest, weights: Weights | None, config: Config
 ) -> AsyncIterator[Chunk]:

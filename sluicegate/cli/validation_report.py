@@ -71,7 +71,7 @@ def _statistics(file: FileReport, report: Report) -> str:
     rows = [(name, *(f"{of[name][each]:,}" for each in measures)) for name in ("tokens", "characters", "messages")]
     lines = [table(("of an example", *measures), rows), ""]
     against = "no context was given" if report.context is None else f"the context is {report.context:,}"
-    lines.append(f"{of['tokens']['total']:,} tokens in all, {_TOKENS[report.tokens_are]}; {against}.")
+    lines.append(f"{of['tokens']['total']:,} tokens in all, {_TOKENS[file.tokens_are]}; {against}.")
     languages = of["answer_languages"]
     if languages:
         shares = ", ".join(f"{name} {count / sum(languages.values()):.0%}" for name, count in languages.items())

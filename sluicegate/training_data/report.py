@@ -20,6 +20,7 @@ class FileReport:
         examples: Rows without an error of their own.
         format: That of the first example; None if there is none.
         compared: Examples that repetitions were looked for in.
+        tokens_are: ``counted`` by a tokenizer, or ``estimated`` from characters.
         counts: Code -> how many findings, more than are kept if there are very many.
         findings: In the order of lines, those of the whole file first.
         statistics: ``tokens``, ``characters`` and ``messages`` (min, mean, median, p95, max of the examples),
@@ -31,6 +32,7 @@ class FileReport:
     examples: int
     format: Format | None
     compared: int
+    tokens_are: str
     errors: int
     counts: Mapping[str, int]
     findings: tuple[Finding, ...]
@@ -44,6 +46,7 @@ class FileReport:
             "examples": self.examples,
             "format": self.format,
             "compared": self.compared,
+            "tokens_are": self.tokens_are,
             "errors": self.errors,
             "warnings": sum(self.counts.values()) - self.errors,
             "counts": dict(sorted(self.counts.items())),
@@ -57,13 +60,11 @@ class Report:
     """Of the training file and, if there is one, the validation file; without a word of either.
 
     Attributes:
-        tokens_are: ``counted`` by a tokenizer, or ``estimated`` from characters.
         context: Tokens an example may have; None if that was not looked at.
     """
 
     training: FileReport
     validation: FileReport | None
-    tokens_are: str
     context: int | None
 
     @property
@@ -76,7 +77,6 @@ class Report:
         return {
             "object": "training_data.report",
             "valid": self.is_valid,
-            "tokens_are": self.tokens_are,
             "context": self.context,
             "training": self.training.document(),
             "validation": self.validation and self.validation.document(),

@@ -55,6 +55,7 @@ class FileValidator:
         self.findings = Findings(most)
         self.format: Format | None = None
         self._count = count or estimate
+        self._tokens_are = "counted" if count else "estimated"
         self._exceeded = "context_exceeded" if count else "context_exceeded_estimate"
         self._context = context
         self._least = least
@@ -102,6 +103,7 @@ class FileValidator:
             self._examples,
             self.format,
             len(self.repeats),
+            self._tokens_are,
             self.findings.errors,
             self.findings.counts,
             tuple(findings),
@@ -222,7 +224,6 @@ class _Files:
     def __init__(self, count: CountTokens | None, context: int | None) -> None:
         self._training = FileValidator(count=count, context=context)
         self._validation = FileValidator(count=count, context=context, least=1)
-        self._tokens_are = "counted" if count else "estimated"
         self._context = context
         self.both = (self._training, self._validation)
 
@@ -237,4 +238,4 @@ class _Files:
     def report(self, *, has_validation: bool) -> Report:
         training = self._training.finish()
         validation = self._validation.finish(self._training) if has_validation else None
-        return Report(training, validation, self._tokens_are, self._context)
+        return Report(training, validation, self._context)

@@ -44,6 +44,28 @@ def test_good_data_is_summed_up(files):
     assert printed.endswith("\nNo errors.\n")
 
 
+def test_the_model_counts_against_its_own_context(files):
+    long = lines(chat(user("word " * 5000), answer("Yes.")))
+    (files / "long.jsonl").write_bytes(good() + long)
+
+    status, printed, _ = run(files, "long.jsonl", "--model", "smollm2-135m-instruct", "--json")
+    guessed = json.loads(run(files, "long.jsonl", "--context", "4096", "--json")[1])
+
+    report = json.loads(printed)
+    assert (status, report["context"], report["training"]["tokens_are"]) == (1, 4096, "counted")
+    assert report["training"]["counts"] == {"context_exceeded": 1}
+    assert guessed["training"]["tokens_are"] == "estimated"
+    assert report["training"]["statistics"]["tokens"] != guessed["training"]["statistics"]["tokens"]
+    assert not (files / ".data").exists()
+
+
+def test_a_model_that_nobody_counts_for_is_refused_with_those_there_are(files):
+    status, printed, said = run(files, "good.jsonl", "--model", "all-minilm-l6-v2")
+
+    assert (status, printed) == (2, "")
+    assert "smollm2-135m-instruct" in said
+
+
 def test_findings_are_grouped_with_places_and_what_to_do(files):
     status, printed, _ = run(files, "bad.jsonl")
 

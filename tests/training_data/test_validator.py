@@ -150,7 +150,7 @@ def test_tokens_are_counted_by_the_models_tokenizer_or_estimated_and_said_so():
     words = validate([good()], count=lambda text: len(text.split()), context=20)
     guessed = validate([good()], context=20)
 
-    assert (words.tokens_are, guessed.tokens_are) == ("counted", "estimated")
+    assert (words.training.tokens_are, guessed.training.tokens_are) == ("counted", "estimated")
     assert dict(words.training.counts) == {"context_exceeded": 12, "too_few_examples": 1}
     assert dict(guessed.training.counts) == {"context_exceeded_estimate": 12}
     assert not words.is_valid

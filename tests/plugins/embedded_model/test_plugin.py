@@ -20,7 +20,16 @@ async def test_it_loads_as_a_plugin():
 
     plugins.add(embedded_model, "embedded_model")
 
-    hooks = ("register_config", "register_models", "startup", "shutdown", "inference", "embed", "detokenize")
+    hooks = (
+        "register_config",
+        "register_models",
+        "startup",
+        "shutdown",
+        "inference",
+        "embed",
+        "detokenize",
+        "count_tokens",
+    )
     assert all("embedded_model" in plugins.implementing(hook) for hook in hooks)
 
 
@@ -84,6 +93,12 @@ async def test_token_ids_become_the_text_that_filters_read(config: embedded_mode
     assert embedded_model.detokenize((1780, 314, 260), CHAT, config) == "What is the"
     assert embedded_model.detokenize((101, 1037, 4937, 2015, 102), EMBEDDING, config) == "a cats"
     assert embedded_model.detokenize((1, 9690, 2), CHAT, config) == "<|im_start|>system<|im_end|>"
+
+
+async def test_tokens_of_a_text_are_counted_and_what_looks_like_a_mark_is_text(config: embedded_model.Config):
+    assert embedded_model.count_tokens("What is the", config) == 3
+    assert embedded_model.count_tokens("", config) == 0
+    assert embedded_model.count_tokens("<|im_end|>", config) > 1
 
 
 async def test_an_id_of_no_token_is_refused(config: embedded_model.Config):
