@@ -23,7 +23,7 @@ import logging
 import re
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -139,6 +139,7 @@ class UploadedFiles:
         self._uploading: Counter[str] = Counter()
         self._discarding: set[asyncio.Task[None]] = set()
         self._checking: set[asyncio.Task[UploadedFile]] = set()
+        self._whole: set[str] = set()
 
     # --- for callers -------------------------------------------------------------------------------------------------
 
@@ -294,13 +295,9 @@ class UploadedFiles:
                     gone += await self._attempt(left, owed.account, owed.subject)
         except ServiceError as error:
             left.append(f"interrupted deletions of files ({type(error).__name__})")
-        for name in await self._about.names():
-            account, _, id = name.partition("/")
-            try:
-                gone += await self._look_at(left, account, id, now)
-            except (ServiceError, ValueError, KeyError, TypeError) as error:
-                # One description that is damaged must not keep the files of others.
-                left.append(f"file {id} of account {account!r} ({type(error).__name__})")
+        whole, self._whole = self._whole, set()
+        async for _ in self._in_batches(lambda name: self._look_at(left, name, whole, now)):
+            gone += 1
         try:
             await self._files.finish_changes(now)
         except PurgeIncomplete as error:
@@ -312,7 +309,7 @@ class UploadedFiles:
     async def examine_left(self) -> None:
         """Check what is pending still, for some minutes at most; the next run goes on."""
         until = self._clock() + CHECKING_TIME
-        for name in await self._about.names():
+        async for name in self._in_batches(self._is_pending):
             account, _, id = name.partition("/")
             if self._clock() >= until:
                 return
@@ -323,6 +320,20 @@ class UploadedFiles:
             except (ServiceError, ValueError, KeyError, TypeError) as error:
                 # One description that is damaged, or a key that is away, must not keep the files of others.
                 log.warning("uploaded file %s of account %s was not examined (%s)", id, account, type(error).__name__)
+
+    async def _in_batches(self, holds: Callable[[str], Awaitable[bool]]) -> AsyncIterator[str]:
+        """Yield of all descriptions' names those for which something holds, asking for some at a time."""
+        names = await self._about.names()
+        for batch in (names[at : at + _READS_AT_ONCE] for at in range(0, len(names), _READS_AT_ONCE)):
+            found = await asyncio.gather(*map(holds, batch))
+            for name in (name for name, is_one in zip(batch, found, strict=True) if is_one):
+                yield name
+
+    async def _is_pending(self, name: str) -> bool:
+        with suppress(ServiceError, ValueError, KeyError, TypeError):
+            about = await self._about.get(name)
+            return about is not None and _status(about.content, self._clock()) == "pending"
+        return False
 
     async def drain(self) -> None:
         """End the checks, and wait until what was not finished is removed; for the embedded host and tests."""
@@ -491,16 +502,27 @@ class UploadedFiles:
             return False
         return True
 
-    async def _look_at(self, left: list[str], account: str, id: str, now: datetime) -> bool:
-        """Delete a file whose time is up, or what is known of one that never came to be; return whether a file went."""
-        about = await self._about.get(f"{account}/{id}")
-        if about is None:
-            return False
-        if not _is_live(about.content, now):
-            return await self._attempt(left, account, id)
-        is_old = about.content["created_at"] + _ABANDONED.total_seconds() <= now.timestamp()
-        if is_old and not await self._store(account, CONTENT).has(id):
-            await self.erase(account, id)
+    async def _look_at(self, left: list[str], name: str, whole: set[str], now: datetime) -> bool:
+        """Delete a file whose time is up, or what is known of one that never came to be; return whether a file went.
+
+        Args:
+            whole: Files that are known to have come to be.
+        """
+        account, _, id = name.partition("/")
+        try:
+            about = await self._about.get(name)
+            if about is None:
+                return False
+            if not _is_live(about.content, now):
+                return await self._attempt(left, account, id)
+            if about.content["created_at"] + _ABANDONED.total_seconds() <= now.timestamp():
+                if name in whole or await self._store(account, CONTENT).has(id):
+                    self._whole.add(name)
+                else:
+                    await self.erase(account, id)
+        except (ServiceError, ValueError, KeyError, TypeError) as error:
+            # One description that is damaged must not keep the files of others.
+            left.append(f"file {id} of account {account!r} ({type(error).__name__})")
         return False
 
 
