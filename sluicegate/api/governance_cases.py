@@ -16,7 +16,7 @@ from sluicegate.api.governance import Incoming, governed
 from sluicegate.api.governance_requests import Body, Reference, actor_of, body_of
 from sluicegate.app import Sluicegate
 from sluicegate.errors import Conflict, Forbidden, InvalidRequest
-from sluicegate.monitoring.access import Grant
+from sluicegate.monitoring.access import Grant, same_person
 from sluicegate.monitoring.cases import Case, Decision, Status
 from sluicegate.monitoring.reviewing import read_flagged
 
@@ -164,7 +164,7 @@ async def decide(gate: Sluicegate, http: HttpRequest) -> Response:
                 raise InvalidRequest("A confirmation needs a 'category' and a 'guideline'.", param="category")
             if await gate.retained(case.account) is not None:
                 await incoming.monitoring.access.opened(case.account, case.id, actor)
-        if case.status is Status.ESCALATED and case.decisions[-1].by == actor:
+        if case.status is Status.ESCALATED and same_person(case.decisions[-1].by, actor):
             raise Forbidden("Whoever has escalated a case does not decide it: another reviewer must.")
         decision = Decision(status, actor, gate.now(), body.reason, body.category, body.guideline)
         return JSONResponse(_shown(await incoming.monitoring.cases.decide(case, decision)))
