@@ -437,6 +437,19 @@ async def test_the_customer_takes_it_back(app, contoso):
     assert (await contoso.operator.get(f"{DEBUG}/{grant['id']}/content")).status_code == 403
 
 
+async def test_nobody_debugs_with_content_of_an_account_that_is_let_off(app, contoso):
+    exchange = await said(contoso)
+    grant = (await debug(contoso, exchange)).json()
+    await contoso.caller.post(f"{DEBUG}/{grant['id']}/approve")
+    await app.accounts.set_content_logging("contoso", False)
+
+    read = await contoso.operator.get(f"{DEBUG}/{grant['id']}/content")
+    invited = await contoso.caller.post(f"{DEBUG}/invitations", json={"exchange": exchange, "reason": WHY})
+
+    assert [read.status_code, invited.status_code, (await debug(contoso, exchange)).status_code] == [404, 409, 409]
+    assert TEXT not in read.text
+
+
 async def test_debug_access_reaches_no_case(app, contoso, reviewers):
     case = await opened(app, contoso)
     grant = await granted(reviewers, case)
