@@ -164,6 +164,16 @@ async def test_access_ends_when_it_is_revoked_and_stays_so(app, contoso, reviewe
     assert (await approved(reviewers[1], case, grant)).status_code == 409
 
 
+async def test_access_that_was_revoked_before_its_approval_is_not_approved(app, contoso, reviewers):
+    case = await opened(app, contoso)
+    grant = await asked(reviewers[0], case)
+
+    await reviewers[0].delete(f"{CASES}/{case.id}/access/{grant.json()['id']}")
+
+    assert (await approved(reviewers[1], case, grant)).status_code == 409
+    assert (await content(reviewers[0], case)).status_code == 403
+
+
 async def test_a_reviewer_of_another_region_sees_no_case(app, contoso, reviewers):
     case = await opened(app, contoso)
     [eastern] = await team(app, "eastern", "east", "reviewer3")
