@@ -9,7 +9,7 @@ from pydantic_core import to_json
 from sluicegate import EmbeddingRequest
 from sluicegate.requests import GenerationRequest, Request
 
-from .config import Upstream, UpstreamModel
+from .upstream import Upstream, UpstreamModel
 
 NEVER = frozenset({"model", "stream", "stream_options", "store", "metadata", "encoding_format"})
 """Fields of the caller that are ours to set."""

@@ -14,8 +14,8 @@ import aiohttp
 from sluicegate import ModelUnavailable
 
 from . import failures
-from .config import Upstream, UpstreamModel
 from .failures import Failure
+from .upstream import Upstream, UpstreamModel
 
 if TYPE_CHECKING:
     from .entra import EntraToken

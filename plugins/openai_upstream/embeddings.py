@@ -14,8 +14,8 @@ from pydantic_core import from_json
 from sluicegate import EmbeddingRequest, Embeddings, Usage
 
 from . import bodies, failures
-from .config import UpstreamModel
 from .connection import Connection
+from .upstream import UpstreamModel
 
 Matrix: TypeAlias = npt.NDArray[np.float32]
 

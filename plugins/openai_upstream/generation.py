@@ -9,9 +9,9 @@ from sluicegate import Chunk
 from sluicegate.requests import GenerationRequest
 
 from . import answers, bodies
-from .config import UpstreamModel
 from .connection import Connection
 from .sse import EventReader
+from .upstream import UpstreamModel
 
 
 async def streamed(request: GenerationRequest, model: UpstreamModel, connection: Connection) -> AsyncGenerator[Chunk]:

@@ -20,8 +20,8 @@ from sluicegate import ModelUnavailable, UpstreamError
 from sluicegate.errors import Conflict
 
 from . import failures
-from .config import Upstream
 from .connection import Answer, Connection, Content
+from .upstream import Upstream
 
 PAGE = 100
 EVENT_PAGES = 20

@@ -33,9 +33,9 @@ from sluicegate.training import Checkpoint, Hyperparameters, Metrics, TrainingFi
 from sluicegate.types import utc_now
 
 from . import failures, remote_metrics
-from .config import UpstreamModel
 from .remote_training import RemoteJob, RemoteTraining
 from .tuned import Tuned, read_tuned
+from .upstream import UpstreamModel
 
 POLL = timedelta(seconds=30)
 """How often to look at a job that goes on at its upstream."""

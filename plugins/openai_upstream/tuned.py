@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from sluicegate.training import TrainingJob, Weights
 
-from .config import Upstream
+from .upstream import Upstream
 
 KEPT_S = 30.0
 
