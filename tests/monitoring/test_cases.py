@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from sluicegate.abuse import ReviewVerdict
-from sluicegate.errors import StorageUnavailable
+from sluicegate.errors import Forbidden, StorageUnavailable
 from sluicegate.monitoring.cases import Cases, Decision, Status
 from sluicegate.monitoring.reviewing import Review
 from sluicegate.monitoring.types import FlaggedExchange, Pattern, Score
@@ -162,6 +162,7 @@ async def test_access_ends_when_it_is_revoked_and_stays_so(app, contoso, reviewe
 
     assert (await content(reviewers[0], case)).status_code == 403
     assert (await approved(reviewers[1], case, grant)).status_code == 409
+    assert ("access.revoke", "contoso", case.id) in await events(app)
 
 
 async def test_access_that_was_revoked_before_its_approval_is_not_approved(app, contoso, reviewers):
@@ -172,6 +173,17 @@ async def test_access_that_was_revoked_before_its_approval_is_not_approved(app, 
 
     assert (await approved(reviewers[1], case, grant)).status_code == 409
     assert (await content(reviewers[0], case)).status_code == 403
+
+
+async def test_access_that_is_revoked_while_somebody_approves_it_stays_revoked(app):
+    access, reader = app.monitoring["local"].access, "provider/reviewer1"
+    as_both_saw_it = await access.ask("contoso", "case-1", reader, WHY, reader=reader)
+
+    await access.revoke(as_both_saw_it, reader)
+    await access.approve(as_both_saw_it, "provider/reviewer2")
+
+    with pytest.raises(Forbidden):
+        await access.opened("contoso", "case-1", reader)
 
 
 async def test_a_reviewer_of_another_region_sees_no_case(app, contoso, reviewers):
