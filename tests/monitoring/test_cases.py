@@ -186,6 +186,18 @@ async def test_access_that_is_revoked_while_somebody_approves_it_stays_revoked(a
         await access.opened("contoso", "case-1", reader)
 
 
+async def test_an_invitation_that_two_accept_at_once_is_the_firsts(app):
+    access = app.monitoring["local"].access
+    as_both_saw_it = await access.ask("contoso", "exchange-1", "contoso/key1", WHY, reader=None)
+
+    for operator in ("provider/operator1", "provider/operator2"):
+        await access.approve(as_both_saw_it, operator, reader=operator)
+
+    assert (await access.opened("contoso", "exchange-1", "provider/operator1")).approved_by == "provider/operator1"
+    with pytest.raises(Forbidden):
+        await access.opened("contoso", "exchange-1", "provider/operator2")
+
+
 async def test_a_reviewer_of_another_region_sees_no_case(app, contoso, reviewers):
     case = await opened(app, contoso)
     [eastern] = await team(app, "eastern", "east", "reviewer3")
