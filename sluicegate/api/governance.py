@@ -279,13 +279,14 @@ async def governed(gate: Sluicegate, http: HttpRequest, operation: str, work: _W
 
 
 def _scope(incoming: Incoming) -> OfRecord | OfUser | OfAccount:
-    if record := incoming.http.path_params.get("record"):
-        return OfRecord(record)
-    if user := incoming.user():
-        return OfUser(user)
-    if incoming.query("all") == "true":
-        return OfAccount()
-    raise InvalidRequest("Say what to delete: 'user', or all=true for everything of the account.", param="user")
+    record, user = incoming.http.path_params.get("record"), incoming.user()
+    is_all = incoming.query("all") == "true"
+    if [bool(record), bool(user), is_all].count(True) != 1:
+        raise InvalidRequest(
+            "Say what to delete, and one thing only: a record by its id, 'user', or all=true for everything of the account.",
+            param="user",
+        )
+    return OfRecord(record) if record else OfUser(user) if user else OfAccount()
 
 
 def _shown(plugin: str, record: Record) -> dict[str, Any]:

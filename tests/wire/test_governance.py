@@ -239,5 +239,15 @@ def test_an_officer_must_say_what_to_delete(officer):
     assert (response.status_code, response.json()["error"]["param"]) == (400, "user")
 
 
+@pytest.mark.parametrize(
+    ("path", "query"),
+    [("", {"user": "somebody", "all": "true"}), ("/abc", {"user": "somebody"}), ("/abc", {"all": "true"})],
+)
+def test_a_deletion_that_could_mean_two_things_is_refused(officer, path, query):
+    response = officer.delete(f"/governance/retained{path}", params={**REASON, **query})
+
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "user")
+
+
 def test_a_record_that_never_was_is_not_found(officer):
     assert officer.get("/governance/retained/0123456789abcdef").status_code == 404
