@@ -21,7 +21,8 @@ from sluicegate.errors import Conflict, NotFound
 from sluicegate.monitoring.access import Access, Grant
 from sluicegate.types import Principal
 
-_Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=-]{0,99}$")]
+_Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+"""An ``x-request-id``."""
 
 
 class InviteBody(Body):

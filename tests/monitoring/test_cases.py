@@ -488,6 +488,7 @@ async def test_debug_access_reaches_no_case(app, contoso, reviewers):
     case = await opened(app, contoso)
     grant = await granted(reviewers, case)
 
+    assert (await debug(contoso, case.id)).status_code == 400
     assert (await contoso.operator.get(f"{DEBUG}/{grant.json()['id']}/content")).status_code == 404
     assert (await contoso.caller.get(DEBUG)).json()["data"] == []
     assert (await contoso.caller.delete(f"{DEBUG}/{grant.json()['id']}")).status_code == 404
