@@ -57,7 +57,7 @@ class Counts:
 
     def of(self, category: str) -> int:
         """Return in how many exchanges a category was found, at any severity; prompts and answers counted apart."""
-        return sum(count for key, count in self.findings.items() if key.partition(".")[0] == category)
+        return sum(count for key, count in self.findings.items() if key.rsplit(".", 2)[0] == category)
 
     @property
     def document(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from math import exp, prod
 
 from sluicegate.monitoring.counting import Counts, Hour, total
 from sluicegate.monitoring.types import Score
+from sluicegate.policies import SEVERITIES
 
 MANY = 10
 """So many flagged exchanges make most of the frequency."""
@@ -104,14 +105,15 @@ def _weight(counts: Counts) -> float:
 
 
 def _weight_of(finding: str) -> float:
-    category, severity, _ = finding.split(".")
+    category, severity, _ = finding.rsplit(".", 2)
     return HARM_WEIGHTS.get(int(severity), 0.0) or WEIGHTS.get(category, 0.0)
 
 
 def _listed(counts: Counts) -> str:
-    found = [
-        f"{count} x {' '.join(part for part in finding.split('.') if part != '0')}"
-        for finding, count in sorted(counts.findings.items())
-        if _weight_of(finding)
-    ]
-    return ", ".join(found)
+    found = sorted(counts.findings.items())
+    return ", ".join(f"{count} x {_in_words(finding)}" for finding, count in found if _weight_of(finding))
+
+
+def _in_words(finding: str) -> str:
+    category, severity, source = finding.rsplit(".", 2)
+    return f"{category} {source}" if severity == "0" else f"{category} {SEVERITIES[int(severity)]} {source}"

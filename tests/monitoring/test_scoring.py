@@ -74,10 +74,16 @@ def test_a_score_sinks_when_it_stops():
 def test_a_score_is_explained_by_the_numbers_behind_it():
     assert scored((1, counts(3)), (2, counts(2, finding="jailbreak.0.prompt"))).reasons == (
         "frequency 0.33: 5 of 10 exchanges flagged",
-        "severity 0.80: 2 x jailbreak prompt, 3 x violence 6 prompt",
+        "severity 0.80: 2 x jailbreak prompt, 3 x violence high prompt",
         "intent 0.60: 2 jailbreaks, 4 blocked within 6 hours after being blocked",
         "trend 0.39: flagged in 2 hours, 5 times in the last day",
     )
+
+
+def test_a_plugin_may_name_its_categories_as_it_likes():
+    scored_with_it = scored((1, Counts(10, 3, 3, {"violence.6.prompt": 3, "brand.safety.0.prompt": 3})))
+
+    assert scored_with_it.value == scored((1, Counts(10, 3, 3, {"violence.6.prompt": 3}))).value
 
 
 def test_nothing_flagged_is_no_score():
