@@ -87,6 +87,12 @@ async def _of_account(gate: Sluicegate, name: str) -> AsyncIterator[str]:
     yield ""
     yield "5. Who may read what is kept"
     yield "   - officers of the account, and whoever has a caller's key of it, each time for a reason, in the audit log"
+    if account.content_logging:
+        minutes = gate.deployment.review.access_minutes
+        for step in gate.deployment.pipeline.review:
+            yield f"   - {step.plugin}, a sample of what a case of abuse lists; a verdict is kept of it"
+        yield f"   - a reviewer of the region, what a case lists, for {minutes} minutes once a second reviewer approves, in the audit log"
+        yield f"   - an operator, one exchange by its id, for {minutes} minutes once the customer approves, in the audit log"
     yield ""
     yield "6. What limits its access"
     in_force = [penalty.told() for penalty in account.penalties if penalty.holds(penalty.user, gate.now())]

@@ -134,6 +134,8 @@ def test_what_happens_to_an_accounts_data_is_described(run, contoso):
         in printed
     )
     assert "no key of its own" in printed
+    assert "a reviewer of the region, what a case lists, for 60 minutes once a second reviewer approves" in printed
+    assert "an operator, one exchange by its id, for 60 minutes once the customer approves" in printed
 
 
 @pytest.mark.parametrize(
