@@ -462,6 +462,15 @@ async def test_another_customer_agrees_to_nothing_and_sees_nothing(app, contoso)
     assert (await fabrikam.caller.get(DEBUG)).json()["data"] == []
 
 
+async def test_who_may_read_is_kept_in_the_accounts_region(app, contoso):
+    fabrikam = await Tenant.create(app, "fabrikam", "east")
+    await debug(contoso, await said(fabrikam), account="fabrikam")
+
+    kept = {region.name: [blob.name async for blob in region.blobs.list("grants")] for region in app.regions}
+
+    assert (len(kept["east"]), kept["local"]) == (1, [])
+
+
 async def test_the_customer_takes_it_back(app, contoso):
     grant = (await debug(contoso, await said(contoso))).json()
     await contoso.caller.post(f"{DEBUG}/{grant['id']}/approve")
