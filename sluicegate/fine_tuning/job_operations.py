@@ -15,7 +15,8 @@ from sluicegate.fine_tuning.runner import Runner
 from sluicegate.fine_tuning.stages import Work
 from sluicegate.retention.receipts import Receipt
 from sluicegate.retention.removals import TIMER, Kind
-from sluicegate.storage.uploaded_files import TRAINING, UploadedFiles
+from sluicegate.storage.upload_checks import TRAINING
+from sluicegate.storage.uploaded_files import UploadedFiles
 from sluicegate.training import Hyperparameters, Method
 
 ABANDONED = timedelta(days=1)

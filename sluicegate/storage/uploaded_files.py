@@ -11,14 +11,13 @@ A file is there exactly while its content's head is: that is written last and de
 left is shown to nobody and goes with a purge. An id begins with the time, so ids are in the order of creation; none is
 used twice.
 
-Training data is checked once, by whoever brings it; a check that was interrupted is made by the next reader, or by the timer. Who is at
-it has said so in the description, until when, so of all processes one is.
+Training data is checked by whoever brings it; a check that was interrupted is made by the next reader, or by the timer
+(:mod:`sluicegate.storage.upload_checks`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 import secrets
@@ -30,7 +29,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from sluicegate.errors import (
-    BlobExists,
     BlobNotFound,
     InvalidRequest,
     PurgeIncomplete,
@@ -39,7 +37,6 @@ from sluicegate.errors import (
     SluicegateError,
     TooManyRequests,
 )
-from sluicegate.plugins import log_failure
 from sluicegate.retention.receipts import Receipt, Receipts
 from sluicegate.retention.removals import TIMER, Evidence, Found, Kind
 from sluicegate.services import BlobStore
@@ -47,20 +44,11 @@ from sluicegate.storage.day_layout import Gone, Tally
 from sluicegate.storage.documents import Documents
 from sluicegate.storage.file_reading import OpenFile
 from sluicegate.storage.files import LONGEST, Files, FileStore
-from sluicegate.storage.lease import LeaseHeld
-from sluicegate.training_data import UNREADABLE, validate_async
+from sluicegate.storage.upload_checks import CONTENT, REPORTS, UploadChecks, first_status, status_of
 from sluicegate.training_data.decoding import BOM
 
 CONTAINER = "uploaded-files"
-CONTENT = "uploads"
 NAMES = "upload-names"
-REPORTS = "upload-reports"
-TRAINING = "fine-tune"
-"""The purpose of files that are checked."""
-CHECK_TIME = timedelta(minutes=10)
-"""How long a check may take; 512 MiB take about a minute."""
-MOST_CHECKS = 5
-"""How often a check is begun that takes too long, or its process with it, until that is the result."""
 CHECKING_TIME = timedelta(minutes=5)
 """For how long one run of the timer takes up checks."""
 UPLOADS_AT_ONCE = 4
@@ -138,7 +126,7 @@ class UploadedFiles:
         self._about = Documents(blobs, CONTAINER, "")
         self._uploading: Counter[str] = Counter()
         self._discarding: set[asyncio.Task[None]] = set()
-        self._checking: set[asyncio.Task[UploadedFile]] = set()
+        self._checks = UploadChecks(self._about, files, clock)
         self._whole: set[str] = set()
 
     # --- for callers -------------------------------------------------------------------------------------------------
@@ -181,7 +169,7 @@ class UploadedFiles:
             content.size,
             created_at,
             _end(created_at, details.lives_for),
-            _first_status(details.purpose),
+            first_status(details.purpose),
         )
 
     async def examine(self, account: str, file: UploadedFile) -> UploadedFile:
@@ -192,10 +180,8 @@ class UploadedFiles:
         """
         if file.status != "pending":
             return file
-        task = asyncio.create_task(self._examine(account, file))
-        self._checking.add(task)
-        task.add_done_callback(self._checking.discard)
-        return await asyncio.shield(task)
+        status, details = await self._checks.check(account, file.id)
+        return replace(file, status=status, status_details=details)
 
     async def report(self, account: str, id: str) -> bytes | None:
         """Return the report on a file of training data, as JSON; None when there is none, or none yet."""
@@ -332,14 +318,12 @@ class UploadedFiles:
     async def _is_pending(self, name: str) -> bool:
         with suppress(ServiceError, ValueError, KeyError, TypeError):
             about = await self._about.get(name)
-            return about is not None and _status(about.content, self._clock()) == "pending"
+            return about is not None and status_of(about.content, self._clock()) == "pending"
         return False
 
     async def drain(self) -> None:
         """End the checks, and wait until what was not finished is removed; for the embedded host and tests."""
-        for task in self._checking:
-            task.cancel()
-        await asyncio.gather(*self._checking, return_exceptions=True)
+        await self._checks.stop()
         await asyncio.gather(*self._discarding)
         await self._files.drain()
 
@@ -380,54 +364,6 @@ class UploadedFiles:
 
         await self._store(account, NAMES).write(id, name())
 
-    async def _examine(self, account: str, file: UploadedFile) -> UploadedFile:
-        name = f"{account}/{file.id}"
-        try:
-            begun = await self._about.change(name, lambda found: _begun(_there(found), self._clock()))
-            try:
-                status, details = await self._checked(account, file.id, give_up=begun.content["checks"] > MOST_CHECKS)
-            except (ServiceError, asyncio.CancelledError):
-                # Neither is the file's fault.
-                await self._about.change(name, lambda found: _not_begun(_there(found)))
-                raise
-            try:
-                await self._about.change(
-                    name, lambda found: {**_there(found), "status": status, "status_details": details}
-                )
-            except BlobNotFound:
-                # Deleted meanwhile, by somebody who could not see the report.
-                await self._store(account, REPORTS).erase(file.id)
-                raise
-        except LeaseHeld:
-            return replace(file, status="running")
-        except (ServiceError, TimeoutError) as error:
-            log.warning("uploaded file %s of account %s was not examined (%s)", file.id, account, type(error).__name__)
-            return file
-        except Exception as error:  # noqa: BLE001 - whatever a file does to its check, it is there, and others are checked
-            log_failure("core", "a check of training data", error)
-            return file
-        return replace(file, status=status, status_details=details)
-
-    async def _checked(self, account: str, id: str, *, give_up: bool) -> tuple[str, str | None]:
-        """Check a file, write its report, and return status and details."""
-        if give_up:
-            return "error", "The file could not be checked in the time there is: split it, and upload the parts."
-        async with asyncio.timeout(CHECK_TIME.total_seconds()):
-            opened = await self._store(account, CONTENT).open(id)
-            report = (await validate_async(opened.read())).training
-        with suppress(BlobExists):
-            # Of a check that was stopped before it could say so: the same file has the same report.
-            await self._store(account, REPORTS).write(id, _once(json.dumps(report.document()).encode()))
-        broken = sum(count for code, count in report.counts.items() if code in UNREADABLE)
-        if not broken:
-            return "processed", None
-        lines = [each.line for each in report.findings if each.code in UNREADABLE and each.line is not None]
-        where = f", the first in line {min(lines)}" if lines else ""
-        return (
-            "error",
-            f"jsonlValidationFailed: the file is no JSON Lines: {broken} findings{where}. See its report.",
-        )
-
     async def _read_about(self, account: str, id: str) -> Mapping[str, Any] | None:
         if not _ID.fullmatch(id):
             return None
@@ -440,7 +376,7 @@ class UploadedFiles:
             opened = await self._store(account, NAMES).open(id)
             name = b"".join([piece async for piece in opened.read()]).decode()
             expires_at = None if about["expires_at"] is None else _time(about["expires_at"])
-            created_at, status = _time(about["created_at"]), _status(about, self._clock())
+            created_at, status = _time(about["created_at"]), status_of(about, self._clock())
             details = about.get("status_details")
             return UploadedFile(id, name, about["purpose"], about["bytes"], created_at, expires_at, status, details)
         return None
@@ -571,48 +507,6 @@ def _has_bom() -> InvalidRequest:
         code="jsonlValidationFailed",
         param="file",
     )
-
-
-def _first_status(purpose: str) -> str:
-    return "pending" if purpose == TRAINING else "processed"
-
-
-def _status(about: Mapping[str, Any], now: datetime) -> str:
-    """Return a file's status; whoever has checked it for longer than that may take is not at it any more."""
-    status: str = about.get("status", _first_status(about["purpose"]))
-    return "pending" if status == "running" and now.timestamp() >= about["checked_until"] else status
-
-
-def _begun(about: Mapping[str, Any], now: datetime) -> Mapping[str, Any]:
-    """Return what is known of a file once its check has begun.
-
-    Raises:
-        LeaseHeld: Somebody is at it, or it is checked.
-    """
-    if _status(about, now) != "pending":
-        raise LeaseHeld("another process checks the file")
-    # A little longer than the check itself is given, which ends first therefore.
-    until = now + CHECK_TIME + timedelta(minutes=1)
-    return {
-        **about,
-        "status": "running",
-        "checked_until": int(until.timestamp()),
-        "checks": about.get("checks", 0) + 1,
-    }
-
-
-def _not_begun(about: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {**about, "status": "pending", "checks": about["checks"] - 1}
-
-
-def _there(about: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    if about is None:
-        raise BlobNotFound("the file was deleted meanwhile")
-    return about
-
-
-async def _once(data: bytes) -> AsyncIterator[bytes]:
-    yield data
 
 
 def _end(created_at: datetime, lives_for: timedelta | None) -> datetime | None:

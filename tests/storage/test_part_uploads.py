@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from sluicegate.errors import StorageUnavailable
-from sluicegate.storage import part_uploads, uploaded_files
+from sluicegate.storage import part_uploads, upload_checks
 from sluicegate.testing import FrozenClock
 from tests.inside import Tenant, client, folders, open_app
 
@@ -327,7 +327,7 @@ async def test_a_check_that_was_interrupted_is_made_by_whoever_asks_or_by_the_ti
         raise StorageUnavailable("away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(uploaded_files, "validate_async", away)
+        patched.setattr(upload_checks, "validate_async", away)
         found = [(await uploaded(contoso, GOOD * 12))["id"] for _ in range(3)]
         assert [each["status"] for each in await files(contoso)] == ["pending"] * 3
 
@@ -343,7 +343,7 @@ async def test_a_check_that_was_interrupted_is_made_by_whoever_asks_or_by_the_ti
 
 async def test_a_file_that_is_deleted_while_it_is_looked_at_leaves_no_report(gate, contoso, monkeypatch, tmp_path):
     files = gate.regions.home.files
-    validate = uploaded_files.validate_async
+    validate = upload_checks.validate_async
 
     async def deleted_meanwhile(content):
         report = await validate(content)
@@ -351,7 +351,7 @@ async def test_a_file_that_is_deleted_while_it_is_looked_at_leaves_no_report(gat
         await files.delete("contoso", id, actor="contoso/key1")
         return report
 
-    monkeypatch.setattr(uploaded_files, "validate_async", deleted_meanwhile)
+    monkeypatch.setattr(upload_checks, "validate_async", deleted_meanwhile)
     await uploaded(contoso, GOOD)
 
     assert stored(tmp_path) == []

@@ -9,10 +9,11 @@ import pytest
 from sluicegate.audit.log import Audit
 from sluicegate.errors import PurgeIncomplete, QuotaExceeded, StorageUnavailable, TooManyRequests
 from sluicegate.retention.receipts import Receipts
-from sluicegate.storage import uploaded_files
+from sluicegate.storage import upload_checks, uploaded_files
 from sluicegate.storage.file_layout import HEADS, SEGMENTS
 from sluicegate.storage.files import Files
-from sluicegate.storage.uploaded_files import CHECK_TIME, CONTAINER, Details, UploadedFiles
+from sluicegate.storage.upload_checks import CHECK_TIME
+from sluicegate.storage.uploaded_files import CONTAINER, Details, UploadedFiles
 from sluicegate.testing import FrozenClock, MemoryKeys, MemoryStorage
 from tests.audit.test_log import Watched
 
@@ -354,7 +355,7 @@ async def test_the_timer_checks_what_nobody_reads_and_no_damaged_description_sto
 
 async def test_a_file_is_checked_by_one_at_a_time(start, monkeypatch):
     begun, go, count = asyncio.Event(), asyncio.Event(), []
-    validate = uploaded_files.validate_async
+    validate = upload_checks.validate_async
 
     async def slow(content):
         count.append(content)
@@ -362,7 +363,7 @@ async def test_a_file_is_checked_by_one_at_a_time(start, monkeypatch):
         await go.wait()
         return await validate(content)
 
-    monkeypatch.setattr(uploaded_files, "validate_async", slow)
+    monkeypatch.setattr(upload_checks, "validate_async", slow)
     file = await start().create("contoso", Upload(LINE * 12))
     first = asyncio.create_task(start().examine("contoso", file))
     await begun.wait()
@@ -378,14 +379,14 @@ async def test_a_file_is_checked_by_one_at_a_time(start, monkeypatch):
 
 async def test_whoever_goes_away_does_not_end_the_check(start, monkeypatch):
     begun, go = asyncio.Event(), asyncio.Event()
-    validate = uploaded_files.validate_async
+    validate = upload_checks.validate_async
 
     async def slow(content):
         begun.set()
         await go.wait()
         return await validate(content)
 
-    monkeypatch.setattr(uploaded_files, "validate_async", slow)
+    monkeypatch.setattr(upload_checks, "validate_async", slow)
     files = start()
     file = await files.create("contoso", Upload(LINE * 12))
     waiting = asyncio.create_task(files.examine("contoso", file))
@@ -393,7 +394,7 @@ async def test_whoever_goes_away_does_not_end_the_check(start, monkeypatch):
     waiting.cancel()
     await asyncio.wait([waiting])
     go.set()
-    await asyncio.gather(*files._checking)
+    await asyncio.gather(*files._checks._running)
 
     assert (await start().get("contoso", file.id)).status == "processed"
 
@@ -408,7 +409,7 @@ async def test_a_process_that_is_asked_to_end_leaves_the_check_to_the_next(start
     files = start()
     file = await files.create("contoso", Upload(LINE * 12))
     with monkeypatch.context() as patched:
-        patched.setattr(uploaded_files, "validate_async", slow)
+        patched.setattr(upload_checks, "validate_async", slow)
         waiting = asyncio.create_task(files.examine("contoso", file))
         await begun.wait()
         await files.drain()
@@ -422,9 +423,9 @@ async def test_a_file_whose_check_always_fails_ends_with_an_error(start, clock, 
     async def broken(content):
         raise RuntimeError(TEXT)
 
-    monkeypatch.setattr(uploaded_files, "validate_async", broken)
+    monkeypatch.setattr(upload_checks, "validate_async", broken)
     file = await start().create("contoso", Upload(LINE * 12))
-    for _ in range(uploaded_files.MOST_CHECKS):
+    for _ in range(upload_checks.MOST_CHECKS):
         assert (await examined(start(), file.id)).status == "pending"
         clock.advance(CHECK_TIME + timedelta(minutes=1))
 
@@ -441,7 +442,7 @@ async def test_a_storage_that_is_away_costs_a_file_no_attempt(start, blobs):
             raise StorageUnavailable("away")
 
     file = await start().create("contoso", Upload(LINE * 12))
-    for _ in range(uploaded_files.MOST_CHECKS + 1):
+    for _ in range(upload_checks.MOST_CHECKS + 1):
         assert (await start(Watched(blobs, fail)).examine("contoso", file)).status == "pending"
 
     assert (await examined(start(), file.id)).status == "processed"
