@@ -34,7 +34,8 @@ FORGOTTEN = "signals-forgotten"
 EVERYBODY = "everybody"
 LATE = timedelta(hours=2)
 """So long after the beginning of an hour no process writes to it any more."""
-_AT_ONCE = 16
+_AT_ONCE = 4
+"""Hours that are read together; each takes some milliseconds to parse, in which requests wait."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from sluicegate.describe import describe
 from sluicegate.errors import MonitoringIncomplete, StartupError, StorageUnavailable
 from sluicegate.monitoring import patterns
 from sluicegate.monitoring.counters import CONTAINER, FORGOTTEN
+from sluicegate.monitoring.counting import Counts, Hour
 from sluicegate.storage.lease import CONTAINER as LEASES
 from sluicegate.storage.lease import Lease
 from sluicegate.testing import FrozenClock
@@ -250,20 +251,42 @@ async def test_an_account_whose_counts_cannot_be_read_hides_no_others_pattern(wo
     assert found == ["fabrikam", "fabrikam"]
 
 
+def counts(flagged):
+    return Counts(flagged, flagged, flagged, {"violence.6.prompt": flagged})
+
+
+async def counted_abuse(gate, account, users):
+    """Count twelve hours of abuse by end users, who are told apart by how many exchanges of theirs are flagged in each."""
+    counters = gate.regions.of("faraway").counters
+    for ago in range(1, 13):
+        at = gate.now() - ago * HOUR
+        everything = counts(sum(users.values()))
+        await counters.add(account, at, Hour({"chat": everything}, {user: counts(n) for user, n in users.items()}))
+    return patterns.Patterns(counters, gate.deployment.abuse, gate.now)
+
+
 async def test_a_run_that_was_stopped_goes_on_with_the_accounts_that_had_no_turn(world):
     gate = world.open()
-    for name in ("contoso", "fabrikam"):
-        await abuse(world, gate, await Tenant.create(gate, name, "faraway"))
-    seen = patterns.Patterns(gate.regions.of("faraway").counters, gate.deployment.abuse, gate.now)
-    stopped = seen.found(["contoso", "fabrikam"])
+    names = ["contoso", "fabrikam", "initech"]
+    for name in names:
+        seen = await counted_abuse(gate, name, {"mallory": 4})
+    stopped = seen.found(names)
     async for pattern in stopped:
         if pattern.account == "fabrikam":
             break
     await stopped.aclose()
 
-    found = [pattern.account async for pattern in seen.found(["contoso", "fabrikam"])]
+    found = [pattern.account async for pattern in seen.found(names)]
 
-    assert found == ["fabrikam", "fabrikam", "contoso", "contoso"]
+    assert list(dict.fromkeys(found)) == ["initech", "contoso", "fabrikam"]
+
+
+async def test_of_many_end_users_those_with_the_highest_scores_are_looked_into(world, monkeypatch):
+    gate = world.open()
+    seen = await counted_abuse(gate, "contoso", {"trudy": 3, "mallory": 9, "eve": 5})
+    monkeypatch.setattr(patterns, "MOST_USERS", 2)
+
+    assert [each.user for each in await seen.of("contoso")] == [None, "mallory", "eve"]
 
 
 async def test_a_step_that_fails_is_named_without_its_message_and_the_others_are_taken(world, caplog):
