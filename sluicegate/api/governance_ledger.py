@@ -26,7 +26,10 @@ class Retention(Body):
 
 
 async def read(gate: Sluicegate, http: HttpRequest) -> Response:
-    """Show what is held of the account, its abuse score with its parts, and what followed from its cases."""
+    """Show what is held of the account, its abuse score with its parts, and what followed from its cases.
+
+    With ``user``, what is about that end user alone, and the keyed hash by which cases and notices name them.
+    """
 
     async def work(incoming: Incoming) -> Response:
         # It reads much of the storage, so it counts among the account's requests that run at once.
@@ -77,23 +80,25 @@ async def shorten(gate: Sluicegate, http: HttpRequest) -> Response:
 
 async def _ledger(incoming: Incoming) -> dict[str, Any]:
     gate, region, account = incoming.gate, incoming.region, incoming.account
-    now, name, monitoring = gate.now(), account.name, incoming.monitoring
-    cases = await monitoring.cases.of_account(name)
-    standings = await monitoring.actions.of_account(name)
-    answers = await monitoring.appeals.of_account(name)
-    notices = await monitoring.notices.of_account(name)
+    now, name, user, monitoring = gate.now(), account.name, incoming.user(), incoming.monitoring
+    cases = [each for each in await monitoring.cases.of_account(name) if user in (None, each.user)]
+    standings = [each for each in await monitoring.actions.of_account(name) if user in (None, each.user)]
+    answered = {each.case for each in standings}
+    answers = [each for each in await monitoring.appeals.of_account(name) if each.case in answered]
+    notices = [each for each in await monitoring.notices.of_account(name) if user in (None, each.notice.user)]
     tenant = await gate.tenants.get(name)
     has_subscription = tenant is not None and bool(tenant.scope.subscription)
     applications = await gate.applications.of_account(name) if has_subscription else []
     return {
         "object": "ledger",
         "account": name,
+        "user": user,
         "region": region.name,
         "at": now.isoformat(),
         "content_logging": account.content_logging,
         "retention_days": account.retention_days,
         "held": (await ledger.held(region, name)).document,
-        "score": await ledger.abuse_scores(region, account, gate.deployment.abuse, now),
+        "score": await ledger.abuse_scores(region, account, gate.deployment.abuse, now, user),
         "cases": [ledger.looked_into(each) for each in cases],
         "consequences": [ledger.consequence(each, account, now) for each in standings],
         "appeals": [ledger.answered(each) for each in answers],

@@ -13,10 +13,13 @@ from sluicegate.config import Abuse
 from sluicegate.monitoring.actions import Standing
 from sluicegate.monitoring.appeals import Answer
 from sluicegate.monitoring.cases import Case
+from sluicegate.monitoring.counting import Hour
 from sluicegate.monitoring.scoring import scores
 from sluicegate.regions import Region
 from sluicegate.store import Store
 
+MOST_USERS = 500
+"""End users whose scores are shown."""
 _PAGE = 1000
 
 
@@ -68,19 +71,33 @@ async def held(region: Region, account: str) -> Held:
     return Held(retained, (count, size), models)
 
 
-async def abuse_scores(region: Region, account: Account, thresholds: Abuse, now: datetime) -> dict[str, Any]:
-    """Return the account's score, and those of its end users with something flagged, with what they are made of."""
+async def abuse_scores(
+    region: Region, account: Account, thresholds: Abuse, now: datetime, user: str | None
+) -> dict[str, Any]:
+    """Return the account's score, and those of its end users with something flagged, with what they are made of.
+
+    Args:
+        user: Keyed hash of the end user who is meant; None for all, the :data:`MOST_USERS` with the highest scores.
+    """
     since = now - timedelta(days=thresholds.window_days)
     hours = await region.counters.read(account.name, since, now)
     # Hundreds of end users over a week take a good part of a second, in which requests must go on.
-    found = await asyncio.to_thread(scores, hours, since, now)
+    return await asyncio.to_thread(_scores, hours, since, now, thresholds, user)
+
+
+def _scores(
+    hours: list[tuple[datetime, Hour]], since: datetime, now: datetime, thresholds: Abuse, user: str | None
+) -> dict[str, Any]:
+    found = scores(hours, since, now)
+    whole = found.pop(None)
+    meant = [each for each in found.items() if user in (None, each[0])]
+    highest = sorted(meant, key=lambda each: each[1].value, reverse=True)[:MOST_USERS]
     return {
         "since": since.isoformat(),
-        "account": {**found[None].document, "threshold": thresholds.account_threshold},
+        "account": {**whole.document, "threshold": thresholds.account_threshold},
+        "end_users_flagged": len(found),
         "end_users": [
-            {"user": user, **score.document, "threshold": thresholds.user_threshold}
-            for user, score in sorted(found.items(), key=lambda each: -each[1].value)
-            if user is not None
+            {"user": each, **score.document, "threshold": thresholds.user_threshold} for each, score in highest
         ],
     }
 

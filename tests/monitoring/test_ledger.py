@@ -10,8 +10,12 @@ from sluicegate.testing import FrozenClock
 from tests.inside import ARM, LEDGER, REASON, Tenant
 from tests.monitoring.customers import DAY, approve, events, file
 from tests.monitoring.test_appeals import Case, answer
+from tests.monitoring.test_cases import pattern
+from tests.wire.cues import play
 
 WORDS = "canary-20177 hummed"
+JAILBREAK = {"text": WORDS, "content_filter_results": {"jailbreak": {"filtered": True, "detected": True}}}
+HARM = {"text": WORDS, "content_filter_results": {"violence": {"filtered": False, "severity": "high"}}}
 
 
 async def ledger(tenant):
@@ -69,6 +73,42 @@ async def test_the_score_and_its_parts_and_what_followed_are_shown_without_names
     assert [each["kind"] for each in found["notices"]] == ["access.blocked"]
     assert [each["case"] for each in found["appeals"]] == ["case-1"]
     assert "reviewer1" not in json.dumps(found)
+
+
+async def test_what_is_about_one_end_user_is_shown_alone_with_the_hash_that_names_them(world, app, contoso):
+    mallory = (await app.accounts.get("contoso")).user_hash("mallory")
+    for user in ("mallory", "alice"):
+        await contoso.say(play(HARM), user=user)
+    await app.observer.flush()
+    world.clock.advance(DAY / 24)
+    for user in (mallory, None):
+        await app.monitoring["local"].cases.report(pattern(app, f"exchange-of-{user}", user=user))
+    await app.monitoring["local"].actions.decided(Case())
+
+    everything = await ledger(contoso)
+    about = (await contoso.caller.get(LEDGER, params={"user": "mallory"})).json()
+
+    assert (everything["score"]["end_users_flagged"], len(everything["cases"]), len(everything["notices"])) == (2, 2, 1)
+    assert about["user"] == mallory
+    assert [each["user"] for each in about["score"]["end_users"]] == [mallory]
+    assert [each["user"] for each in about["cases"]] == [mallory]
+    assert (about["consequences"], about["appeals"], about["notices"]) == ([], [], [])
+
+
+async def test_of_many_end_users_the_highest_scores_are_shown(world, app, contoso, monkeypatch):
+    monkeypatch.setattr("sluicegate.monitoring.ledger.MOST_USERS", 1)
+    for user in ("alice", "mallory", "mallory"):
+        await contoso.say(play(HARM if user == "alice" else JAILBREAK), user=user)
+    await app.observer.flush()
+    world.clock.advance(DAY / 24)
+
+    score = (await ledger(contoso))["score"]
+
+    [highest] = score["end_users"]
+    assert (score["end_users_flagged"], highest["user"]) == (
+        2,
+        (await app.accounts.get("contoso")).user_hash("mallory"),
+    )
 
 
 async def test_applications_are_shown_without_who_decided(contoso):
