@@ -1,19 +1,20 @@
 """Fine-tuned models beside the base: the real runtime, and an adapter of random numbers that changes every answer."""
 
 import asyncio
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 
 import numpy as np
 import pytest
 import pytest_asyncio
 
 from plugins import embedded_model
+from plugins.embedded_model import adapters
 from plugins.embedded_model.adapters import Engines
 from plugins.embedded_model.engine import Lease
 from plugins.embedded_model.slots import Slot
 from plugins.embedded_model.training.adapter import TARGETS, Adapter
 from plugins.embedded_model.training.tensors import parse_tensors
-from sluicegate import NotFound
+from sluicegate import ModelUnavailable, NotFound
 from sluicegate.errors import AccountKeyRevoked, StorageUnavailable
 from tests.plugins.embedded_model.conftest import Answered, chat_request, user
 
@@ -123,6 +124,48 @@ async def test_a_deleted_model_leaves_memory(runtimes):
     assert runtimes.engines.engine.adapters == ("two",)
     with pytest.raises(NotFound):
         await asked(runtimes, one)
+
+
+async def test_what_a_deleted_model_still_answers_is_broken_off(runtimes, monkeypatch):
+    monkeypatch.setattr(adapters, "DELETED_S", 0)
+    one = Kept("one")
+    async with runtimes.engines.voice(one) as voice, asyncio.timeout(20):
+        one.data = None
+        await runtimes.engines.sweep()
+        await asyncio.gather(*runtimes.engines._breaking)
+
+        assert voice.engine.is_closed
+    assert not runtimes.engines.engine.is_closed
+
+
+async def test_what_another_model_answers_is_not_broken_off(runtimes, monkeypatch):
+    monkeypatch.setattr(adapters, "DELETED_S", 0)
+    one = Kept("one")
+    async with runtimes.engines.voice(None) as voice:
+        await asked(runtimes, one)
+        one.data = None
+        await runtimes.engines.sweep()
+        await asyncio.gather(*runtimes.engines._breaking)
+
+        assert not voice.engine.is_closed
+
+
+async def test_a_model_that_would_bring_one_runtime_too_many_waits(runtimes, monkeypatch):
+    one, two, three = map(Kept, ("one", "two", "three"))
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(runtimes.engines.voice(None))
+        await stack.enter_async_context(runtimes.engines.voice(one))
+        await asked(runtimes, two)
+        monkeypatch.setattr(adapters, "WAIT_S", 0)
+        with pytest.raises(ModelUnavailable):
+            await asked(runtimes, three)
+        assert (await asked(runtimes, two))[0] == "two"
+        monkeypatch.undo()
+        waiting = asyncio.create_task(asked(runtimes, three))
+        while not runtimes.engines._adding.locked():
+            await asyncio.sleep(0)
+
+    assert (await waiting)[0] == "three"
 
 
 async def test_what_cannot_be_asked_about_now_stays_until_it_can(runtimes):
