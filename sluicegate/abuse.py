@@ -5,13 +5,15 @@ Everything that names a person, an application or an address is a keyed hash und
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from sluicegate.types import Outcome
 
+_NAME = re.compile("[A-Za-z0-9_-]{1,50}")
 FindingSource: TypeAlias = Literal["prompt", "completion"]
 
 
@@ -143,16 +145,27 @@ class FlaggedContent:
 
 @dataclass(frozen=True, slots=True)
 class ReviewVerdict:
-    """What an automated review makes of one flagged exchange; all that is kept of the review.
+    """What an automated review makes of one flagged exchange; all that is kept of the review, so it has no room for content.
 
     Attributes:
-        category: What it violates; None unless it does.
+        category: What it violates, a name such as ``violence``; None unless it does.
         confidence: 0 to 1.
+
+    Raises:
+        ValueError: It is not one of these verdicts, no name, or no number from 0 to 1.
     """
 
     verdict: Judgement
     category: str | None = None
     confidence: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.verdict not in get_args(Judgement):
+            raise ValueError(f"a verdict is one of {', '.join(get_args(Judgement))}")
+        if self.category is not None and not _NAME.fullmatch(self.category):
+            raise ValueError("a category is a name of at most 50 letters, digits, - and _")
+        if not 0 <= self.confidence <= 1:
+            raise ValueError("a confidence is from 0 to 1")
 
     @property
     def document(self) -> dict[str, Any]:

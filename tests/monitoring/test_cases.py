@@ -235,6 +235,16 @@ async def test_content_of_an_account_that_is_let_off_is_not_reviewed(app, contos
     assert {each["exchange"] for each in (await content(reviewers[0], case)).json()["data"]} == {None}
 
 
+@pytest.mark.parametrize(
+    "verdict", [("He said so.",), ("violation", "He said so."), ("violation", "x" * 51), ("benign", None, 88031.0)]
+)
+def test_a_review_has_nowhere_to_leave_content(verdict):
+    with pytest.raises(ValueError, match=r"verdict|category|confidence") as refused:
+        ReviewVerdict(*verdict)
+
+    assert "He said" not in str(refused.value)
+
+
 async def test_no_content_is_written_beside_what_is_retained(world, app, contoso, reviewers):
     case = await opened(app, contoso)
     await granted(reviewers, case)
