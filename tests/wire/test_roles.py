@@ -13,6 +13,7 @@ from sluicegate.types import Role
 
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "hello"}]}
 WHY = "reason=ticket%204711"
+EXCHANGE = "0123456789abcdef" * 2
 ANSWERS = {
     "kind": "modified_content_filters",
     "criteria": ["own_filters"],
@@ -70,10 +71,14 @@ REQUESTS = {
     "access.ask": ("POST", "/governance/cases/unknown/access", {"reason": "ticket 4711"}),
     "access.approve": ("POST", "/governance/cases/unknown/access/unknown/approve", None),
     "access.revoke": ("DELETE", "/governance/cases/unknown/access/unknown", None),
-    "debug.ask": ("POST", "/governance/debug-access", {"account": "unknown", "exchange": "1", "reason": "ticket 4711"}),
+    "debug.ask": (
+        "POST",
+        "/governance/debug-access",
+        {"account": "unknown", "exchange": EXCHANGE, "reason": "ticket 4711"},
+    ),
     "debug.accept": ("POST", "/governance/debug-access/unknown/accept", None),
     "debug.content": ("GET", "/governance/debug-access/unknown/content", None),
-    "debug.invite": ("POST", "/governance/debug-access/invitations", {"exchange": "1", "reason": "ticket 4711"}),
+    "debug.invite": ("POST", "/governance/debug-access/invitations", {"exchange": EXCHANGE, "reason": "ticket 4711"}),
     "debug.list": ("GET", "/governance/debug-access", None),
     "debug.approve": ("POST", "/governance/debug-access/unknown/approve", None),
     "debug.revoke": ("DELETE", "/governance/debug-access/unknown", None),
