@@ -32,6 +32,10 @@ from sluicegate.types import OfAccount, OfRecord, OfUser, Principal
 
 PAGE = 20
 MAX_PAGE = 100
+PARAMETERS = frozenset(
+    {"account", "after", "all", "api-version", "before", "day", "limit", "plugin", "reason", "since", "status", "user"}
+)
+"""What requests may ask by; any other name is refused, since a misspelt ``user`` would mean everybody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,8 @@ class Incoming:
         return text
 
     def user(self) -> str | None:
+        if self.http.query_params.get("user") == "":
+            raise InvalidRequest("Invalid 'user': it names nobody; leave it out to mean everybody.", param="user")
         return self.account.user_hash(self.query("user"))
 
     def store(self) -> tuple[str, Store]:
@@ -269,6 +275,7 @@ async def governed(gate: Sluicegate, http: HttpRequest, operation: str, work: _W
 
     async def for_account(_: str) -> Response:
         principal = await gate.authenticate(http.headers, operation)
+        _check_parameters(http)
         account = await gate.accounts.get(principal.account)
         if account is None:
             raise NotFound("The account does not exist.")
@@ -276,6 +283,15 @@ async def governed(gate: Sluicegate, http: HttpRequest, operation: str, work: _W
         return await work(Incoming(gate, http, principal, account, region))
 
     return await answered(gate, http, for_account)
+
+
+def _check_parameters(http: HttpRequest) -> None:
+    names = [name for name, _ in http.query_params.multi_items()]
+    for name in names:
+        if name not in PARAMETERS:
+            raise InvalidRequest(f"Unknown parameter: expected one of {', '.join(sorted(PARAMETERS))}.", param=name)
+        if names.count(name) > 1:
+            raise InvalidRequest(f"Invalid '{name}': expected once.", param=name)
 
 
 def _scope(incoming: Incoming) -> OfRecord | OfUser | OfAccount:

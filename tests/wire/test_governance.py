@@ -233,6 +233,14 @@ def test_what_cannot_be_listed_is_refused_by_name(officer, query):
     assert response.status_code == 400
 
 
+@pytest.mark.parametrize("query", [{"usr": "somebody"}, {"user": ""}, {"user": ["somebody", "another"]}])
+@pytest.mark.parametrize("path", ["retained", "export"])
+def test_an_end_user_who_is_not_named_as_it_must_be_does_not_mean_everybody(officer, path, query):
+    response = officer.get(f"/governance/{path}", params={**REASON, **query})
+
+    assert (response.status_code, response.json()["error"]["param"]) == (400, next(iter(query)))
+
+
 def test_an_officer_must_say_what_to_delete(officer):
     response = officer.delete("/governance/retained")
 
