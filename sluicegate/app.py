@@ -93,7 +93,7 @@ class Sluicegate:
         )
         self.tenants = Tenants(blobs, self.accounts, now)
         self.applications = Applications(blobs, self.accounts, self.tenants, self.region, self._erase, now)
-        self.limits = Limits(blobs, self.deployment.limits.requests_at_once)
+        self.limits = Limits(blobs, self.deployment.limits.requests_at_once, lambda: now().timestamp())
         self.admission = Admission(
             self.accounts,
             self.deployments,
