@@ -170,13 +170,8 @@ async def _delete_account(gate: Sluicegate, arguments: argparse.Namespace) -> An
 
 
 async def _restore_account(gate: Sluicegate, arguments: argparse.Namespace) -> Any:
-    deleted = await _ask(gate, "GET", await _deleted(gate, arguments))
-    body = {name: deleted[name] for name in ("location", "kind", "sku", "tags")}
-    properties = deleted["properties"]
-    kept = {
-        name: properties[name] for name in ("apiProperties", "encryption", "disableLocalAuth") if name in properties
-    }
-    return await _ask(gate, "PUT", _account(arguments), {**body, "properties": {**kept, "restore": True}})
+    await _ask(gate, "GET", await _deleted(gate, arguments))
+    return await _ask(gate, "PUT", _account(arguments), {"properties": {"restore": True}})
 
 
 async def _purge_account(gate: Sluicegate, arguments: argparse.Namespace) -> Any:

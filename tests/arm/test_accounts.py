@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 
 import openai
 import pytest
@@ -153,6 +154,25 @@ def test_a_deleted_account_is_gone_can_be_restored_and_in_the_end_purged(client,
     assert [path.parent.name for path in left] == ["account"]
 
 
+def test_an_account_is_restored_with_its_settings_but_for_what_is_named(client, server, name, created):
+    days, encryption = (
+        ApiProperties(additional_properties={"retentionDays": 3}),
+        own_key(server, "vault-of-the-deleted"),
+    )
+    kept = account(api_properties=days, encryption=encryption)
+    kept.tags = {"cost": "1"}
+    client.accounts.begin_create(GROUP, name, kept).result()
+    client.accounts.begin_delete(GROUP, name).result()
+    with pytest.raises(HttpResponseError, match="PreconditionFailed"):
+        client.accounts.begin_create(GROUP, name, account(restore=True), headers={"If-Match": "*"})
+
+    restored = client.accounts.begin_create(GROUP, name, account(restore=True, disable_local_auth=True)).result()
+
+    assert restored.properties.api_properties.additional_properties == {"retentionDays": 3}
+    assert restored.properties.encryption.key_vault_properties.key_name == "theirs"
+    assert (restored.tags, restored.properties.disable_local_auth) == ({"cost": "1"}, True)
+
+
 def test_deleting_what_is_not_there_does_nothing(client, name):
     assert client.accounts.begin_delete(GROUP, name).result() is None
 
@@ -265,6 +285,12 @@ def test_a_deployment_is_created_changed_listed_and_deleted(client, name, create
     assert (changed.name, changed.sku.capacity) == ("Chat", 20)
     assert [each.name for each in client.deployments.list(GROUP, name)] == ["Chat"]
     assert [each.sku.name for each in client.deployments.list_skus(GROUP, name, "chat")] == ["Standard"]
+    client.deployments.begin_update(GROUP, name, "chat", Deployment(tags={"cost": "1"})).result()
+    bare = client.deployments.begin_update(
+        GROUP, name, "chat", io.BytesIO(b'{"sku": {"capacity": null}, "tags": null}')
+    )
+    assert (bare.result().sku.capacity, bare.result().tags) == (1, {})
+    client.deployments.begin_update(GROUP, name, "chat", Deployment(sku=Sku(name="Standard", capacity=20))).result()
     [usage] = [each for each in client.accounts.list_usages(GROUP, name).value if each.name.value.endswith("-chat")]
     assert usage.current_value == 20
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from sluicegate.accounts import API_KEYS
-from sluicegate.api.arm.incoming import PAGE, PROVIDER, Body, Incoming, shown_etag, validated
+from sluicegate.api.arm.incoming import PAGE, PROVIDER, Body, Incoming, merged, shown_etag, validated
 from sluicegate.errors import Conflict, InvalidRequest, StartupError
 from sluicegate.monitoring.penalties import worst
 from sluicegate.storage.customer_keys import customer_key
@@ -79,14 +79,15 @@ class AccountBody(Body):
 
 
 async def put(incoming: Incoming) -> Response:
-    """Create an account, replace its settings, or restore it."""
-    body = _read(await incoming.json())
+    """Create an account, replace its settings, or restore it as it was but for what the body names."""
+    sent = _without_read_only(await incoming.json())
     found = await incoming.gate.tenants.get(incoming.params["account"])
     if found is not None and not found.is_purged and found.scope != incoming.scope:
         raise Conflict(
             "An account of this name exists in another resource group: names are unique in this deployment.",
             code="AccountNameInUse",
         )
+    body = _read(sent if found is None or found.deleted is None else merged(_sent(found), sent))
     location = _location(incoming, body)
     if found is None or found.is_purged:
         return await _create(incoming, body, location, found)
@@ -105,7 +106,7 @@ async def patch(incoming: Incoming) -> Response:
     """Change some of an account's settings; what is null goes back to its default."""
     found = await incoming.tenant()
     incoming.check_condition(found.etag)
-    body = _read(_merged(_sent(found), _without_read_only(await incoming.json())))
+    body = _read(merged(_sent(found), _without_read_only(await incoming.json())))
     if _location(incoming, body) != found.location:
         raise Conflict("The location of a resource cannot be changed.", code="InvalidResourceLocation")
     return await _update(incoming, body, found)
@@ -266,6 +267,7 @@ async def _encrypted(incoming: Incoming, body: AccountBody, tenant: Tenant) -> T
 
 
 async def _restore(incoming: Incoming, body: AccountBody, found: Tenant) -> Response:
+    incoming.check_condition(None)
     if not body.properties.restore:
         raise Conflict(
             "An existing resource of this name has been soft-deleted: set 'properties.restore' to restore it, or purge it first.",
@@ -331,19 +333,6 @@ def _without_read_only(document: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(properties, dict):
         kept["properties"] = {name: value for name, value in properties.items() if name not in READ_ONLY["properties"]}
     return kept
-
-
-def _merged(old: Any, new: Any) -> Any:
-    """Return ``old`` with the changes of ``new``: objects member by member, null takes away. Source: RFC 7396."""
-    if not isinstance(new, dict):
-        return new
-    merged = dict(old) if isinstance(old, dict) else {}
-    for name, value in new.items():
-        if value is None:
-            merged.pop(name, None)
-        else:
-            merged[name] = _merged(merged.get(name), value)
-    return merged
 
 
 def _sent(tenant: Tenant) -> dict[str, Any]:

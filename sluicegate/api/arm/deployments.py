@@ -9,7 +9,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from sluicegate.admission import check_retention
-from sluicegate.api.arm.incoming import PAGE, PROVIDER, Body, Incoming, shown_etag, validated
+from sluicegate.api.arm.incoming import PAGE, PROVIDER, Body, Incoming, merged, shown_etag, validated
 from sluicegate.errors import InvalidRequest
 from sluicegate.fine_tuning.tuned_models import base_of
 from sluicegate.storage.documents import Document
@@ -65,7 +65,7 @@ async def put(incoming: Incoming) -> Response:
 
 
 async def patch(incoming: Incoming) -> Response:
-    """Change a deployment's capacity or tags."""
+    """Change a deployment's capacity or tags; what is null goes back to its default."""
     tenant = await incoming.tenant()
     found = await _existing(incoming, tenant)
     incoming.check_condition(found.etag)
@@ -75,9 +75,7 @@ async def patch(incoming: Incoming) -> Response:
             f"A PATCH changes 'sku' and 'tags' only, not {', '.join(sorted(map(repr, unknown)))}: use PUT.",
             code="InvalidRequestContent",
         )
-    old = _sent(found.content)
-    sku = {**old["sku"], **sent["sku"]} if isinstance(sent.get("sku"), dict) else sent.get("sku", old["sku"])
-    body = validated(DeploymentBody, {**old, **sent, "sku": sku})
+    body = validated(DeploymentBody, merged(_sent(found.content), sent))
     return JSONResponse(shown(incoming, tenant, await _write(incoming, tenant, body, found)))
 
 

@@ -166,6 +166,19 @@ def validated(kind: type[B], document: object) -> B:
         raise InvalidRequest(f"The request content was invalid: {problems}.", code="InvalidRequestContent") from None
 
 
+def merged(old: Any, new: Any) -> Any:
+    """Return ``old`` with the changes of ``new``: objects member by member, null takes away. Source: RFC 7396."""
+    if not isinstance(new, dict):
+        return new
+    found = dict(old) if isinstance(old, dict) else {}
+    for name, value in new.items():
+        if value is None:
+            found.pop(name, None)
+        else:
+            found[name] = merged(found.get(name), value)
+    return found
+
+
 def check_names(params: Mapping[str, str]) -> None:
     """Refuse a path whose names are outside ARM's patterns.
 
