@@ -16,12 +16,13 @@ from pydantic import StringConstraints
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from sluicegate.api.data_plane import Incoming
+from sluicegate.api import body
+from sluicegate.api.data_plane import MAX_BODY_BYTES, Incoming, read_body
 from sluicegate.api.files import MAX_FILE_BYTES, as_json, check_details, file_fields, served
-from sluicegate.api.governance_requests import Body, body_of
 from sluicegate.app import Sluicegate
 from sluicegate.errors import InvalidRequest, PayloadTooLarge
 from sluicegate.regions import Region
+from sluicegate.requests import Part
 from sluicegate.storage.uploaded_files import Details
 
 CONNECT_S, READ_S, TOTAL_S = 10, 60, 180
@@ -29,7 +30,7 @@ CONNECT_S, READ_S, TOTAL_S = 10, 60, 180
 _LOOPBACK = ("127.0.0.1", "localhost")
 
 
-class ImportBody(Body):
+class ImportBody(Part):
     """What is imported."""
 
     filename: Annotated[str, StringConstraints(min_length=1, max_length=255)]
@@ -43,10 +44,10 @@ async def create(gate: Sluicegate, http: HttpRequest) -> Response:
     async def work(incoming: Incoming, account: str, region: Region) -> Response:
         await gate.admission.check_access(account)
         await region.data_keys.check(account)
-        body = await body_of(ImportBody, http)
-        check_details(body.filename, body.purpose, incoming.version.surface)
-        _check(body.content_url, gate.deployment.import_hosts)
-        file = await region.files.examine(account, await region.files.create(account, _Import(body)))
+        asked = body.parse(ImportBody, await read_body(http, MAX_BODY_BYTES))
+        check_details(asked.filename, asked.purpose, incoming.version.surface)
+        _check(asked.content_url, gate.deployment.import_hosts)
+        file = await region.files.examine(account, await region.files.create(account, _Import(asked)))
         path = http.url.path.rstrip("/").removesuffix("/import")
         return as_json(file_fields(file), 201, {"location": f"{path}/{file.id}?api-version={incoming.version.name}"})
 
@@ -73,8 +74,8 @@ def _check(url: str, hosts: Collection[str]) -> None:
 class _Import:
     """A file on its way in from a URL."""
 
-    def __init__(self, body: ImportBody) -> None:
-        self._body = body
+    def __init__(self, asked: ImportBody) -> None:
+        self._asked = asked
 
     async def content(self) -> AsyncIterator[bytes]:
         # Slow to import, and few requests need it.
@@ -86,7 +87,7 @@ class _Import:
         try:
             async with (
                 aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session,
-                session.get(self._body.content_url, allow_redirects=False) as response,
+                session.get(self._asked.content_url, allow_redirects=False) as response,
             ):
                 if response.status != 200:
                     raise _failed(f"answered {response.status}")
@@ -101,7 +102,7 @@ class _Import:
             raise _failed(f"cannot be read ({type(error).__name__})") from None
 
     def details(self) -> Details:
-        return Details(self._body.filename, self._body.purpose, None)
+        return Details(self._asked.filename, self._asked.purpose, None)
 
 
 def _failed(why: str) -> InvalidRequest:

@@ -10,13 +10,14 @@ from pydantic import Field, StringConstraints
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from sluicegate.api.data_plane import Incoming
+from sluicegate.api import body
+from sluicegate.api.data_plane import MAX_BODY_BYTES, Incoming, read_body
 from sluicegate.api.files import as_json, check_details, file_fields, lifetime, served
-from sluicegate.api.governance_requests import Body, body_of
 from sluicegate.api.multipart import Form
 from sluicegate.app import Sluicegate
 from sluicegate.errors import ApiError, InvalidRequest, NotFound, PayloadTooLarge, PurgeIncomplete
 from sluicegate.regions import Region
+from sluicegate.requests import Part
 from sluicegate.storage.part_uploads import MOST_PARTS, PartUpload
 from sluicegate.storage.uploaded_files import Details
 
@@ -25,14 +26,14 @@ MAX_PART_BYTES = 64 << 20
 _FORM_BYTES = 1 << 20
 
 
-class ExpiresAfter(Body):
+class ExpiresAfter(Part):
     """When the file that the upload becomes expires."""
 
     anchor: Literal["created_at"]
     seconds: int
 
 
-class CreateBody(Body):
+class CreateBody(Part):
     """What is announced."""
 
     filename: Annotated[str, StringConstraints(min_length=1, max_length=255)]
@@ -42,7 +43,7 @@ class CreateBody(Body):
     expires_after: ExpiresAfter | None = None
 
 
-class CompleteBody(Body):
+class CompleteBody(Part):
     """Which parts make the file, in order."""
 
     part_ids: Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST_PARTS)]
@@ -55,10 +56,10 @@ async def create(gate: Sluicegate, http: HttpRequest) -> Response:
     async def work(incoming: Incoming, account: str, region: Region) -> Response:
         await gate.admission.check_access(account)
         await region.data_keys.check(account)
-        body = await body_of(CreateBody, http)
-        check_details(body.filename, body.purpose, incoming.version.surface)
-        lives_for = None if body.expires_after is None else lifetime(body.purpose, body.expires_after.seconds)
-        upload = await region.uploads.create(account, Details(body.filename, body.purpose, lives_for), body.bytes)
+        asked = body.parse(CreateBody, await read_body(http, MAX_BODY_BYTES))
+        check_details(asked.filename, asked.purpose, incoming.version.surface)
+        lives_for = None if asked.expires_after is None else lifetime(asked.purpose, asked.expires_after.seconds)
+        upload = await region.uploads.create(account, Details(asked.filename, asked.purpose, lives_for), asked.bytes)
         if incoming.version.surface == "v1":
             return as_json(_fields(upload))
         location = f"{http.url.path.rstrip('/')}/{upload.id}?api-version={incoming.version.name}"
@@ -103,8 +104,8 @@ async def complete(gate: Sluicegate, http: HttpRequest) -> Response:
     async def work(_: Incoming, account: str, region: Region) -> Response:
         await gate.admission.check_access(account)
         await region.data_keys.check(account)
-        body = await body_of(CompleteBody, http)
-        upload = await region.uploads.complete(account, http.path_params["upload"], body.part_ids, body.md5)
+        asked = body.parse(CompleteBody, await read_body(http, MAX_BODY_BYTES))
+        upload = await region.uploads.complete(account, http.path_params["upload"], asked.part_ids, asked.md5)
         if upload is None:
             raise _no_such_upload()
         if upload.file is not None:

@@ -236,6 +236,31 @@ async def test_what_is_announced_counts_towards_what_an_account_may_have(contoso
     assert (await announce(contoso, size=(8 << 30) + 1)).status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("change", "param", "code"),
+    [
+        ({"bytes": "10"}, "bytes", "invalid_type"),
+        ({"bytes": 0}, "bytes", "integer_below_min_value"),
+        ({"filename": ""}, "filename", "empty_string"),
+        ({"expires_after": {"anchor": "now", "seconds": 3600}}, "expires_after.anchor", "invalid_value"),
+        ({"expires_after": {"anchor": "created_at", "seconds": 60}}, "expires_after.seconds", "invalid_value"),
+        ({"colour": "red"}, "colour", "unknown_parameter"),
+    ],
+)
+async def test_a_bad_announcement_is_refused_in_azures_words(contoso, change, param, code):
+    refused = (await announce(contoso, **change)).json()["error"]
+
+    assert (refused["param"], refused["code"], refused["type"]) == (param, code, "invalid_request_error")
+
+
+async def test_as_many_parts_as_there_may_be_can_be_named(contoso):
+    upload, _ = await sent(contoso)
+
+    done = await complete(contoso, upload, *(f"part_{number:032x}" for number in range(part_uploads.MOST_PARTS)))
+
+    assert (done.status_code, done.json()["error"]["param"]) == (400, "part_ids[0]")
+
+
 async def test_another_account_sees_no_upload(gate, contoso):
     fabrikam = await Tenant.create(gate, "fabrikam", "local")
     upload, parts = await sent(contoso, ONE, TWO)
