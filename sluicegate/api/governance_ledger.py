@@ -70,7 +70,7 @@ async def shorten(gate: Sluicegate, http: HttpRequest) -> Response:
             raise Forbidden(f"The operator lets content of this resource be kept for {most} days: ask them for more.")
         actor, evidence = actor_of(incoming.principal), {"days": body.retention_days}
         await incoming.region.audit.append(
-            Event(actor, "retention.shorten", account=incoming.account.name, evidence=evidence)
+            Event(actor, "retention.change", account=incoming.account.name, evidence=evidence)
         )
         await gate.accounts.shorten_retention(incoming.account.name, body.retention_days)
         return JSONResponse({"retention_days": body.retention_days, "most": most})

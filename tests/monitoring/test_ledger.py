@@ -191,6 +191,18 @@ async def test_nobody_gets_more_than_the_operator_lets_them(app, contoso):
     assert (await app.accounts.get("contoso")).retention_days == 7
 
 
+async def test_each_change_of_retention_is_in_the_audit_log_with_who_made_it(app, contoso):
+    await shorten(contoso, 2)
+    await shorten(contoso, 5)
+
+    entries = [entry.event async for entry in app.regions.home.audit.entries()]
+
+    assert [(each.actor, each.evidence["days"]) for each in entries if each.action == "retention.change"] == [
+        ("contoso/key1", 2),
+        ("contoso/key1", 5),
+    ]
+
+
 async def test_an_operators_change_does_not_undo_the_customers(app, contoso):
     await shorten(contoso, 2)
     body = {"location": "local", "kind": "OpenAI", "sku": {"name": "S0"}, "properties": {}}
