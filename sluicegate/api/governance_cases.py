@@ -16,9 +16,10 @@ from sluicegate.api.governance import Incoming, governed
 from sluicegate.api.governance_requests import Body, Reference, actor_of, body_of
 from sluicegate.app import Sluicegate
 from sluicegate.errors import Conflict, Forbidden, InvalidRequest
-from sluicegate.monitoring.access import Grant, same_person
+from sluicegate.monitoring.access import Grant
 from sluicegate.monitoring.cases import Case, Decision, Status
 from sluicegate.monitoring.reviewing import read_flagged
+from sluicegate.monitoring.types import same_person
 
 MARK = "x-sluicegate-watermark"
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]

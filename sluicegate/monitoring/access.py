@@ -16,6 +16,7 @@ from typing import Any
 from sluicegate.audit.entries import Event
 from sluicegate.audit.log import Audit
 from sluicegate.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from sluicegate.monitoring.types import same_person
 from sluicegate.services import BlobStore
 from sluicegate.storage.documents import Documents
 from sluicegate.types import utc_now
@@ -214,8 +215,3 @@ class Access:
             return replace(present, **fields).document
 
         return Grant.of((await self._documents.change(grant.name, update)).content)
-
-
-def same_person(one: str, other: str) -> bool:
-    """Return whether two actors are one: the same credential, whichever account it is of."""
-    return one.partition("/")[2] == other.partition("/")[2]

@@ -28,6 +28,7 @@ from sluicegate.errors import (
 )
 from sluicegate.monitoring.actions import Actions, Standing, Step
 from sluicegate.monitoring.notices import Notices
+from sluicegate.monitoring.types import same_person
 from sluicegate.services import BlobStore
 from sluicegate.storage.documents import Documents
 from sluicegate.storage.files import Files
@@ -162,7 +163,7 @@ class Appeals:
             raise _no_such()
         answer = Answer.of(found.content)
         standing = await self._standing(account, answer.case)
-        if _name(actor) == _name(standing.decided_by):
+        if same_person(actor, standing.decided_by):
             raise Forbidden("Whoever decided a case does not rule on the answer to it: another reviewer must.")
         if answer.ruling is not None:
             raise Conflict(f"It was ruled on already: {answer.ruling}.")
@@ -269,11 +270,6 @@ def _notice(answer: Answer, standing: Standing, kind: str, told: str) -> Notice:
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
-
-
-def _name(actor: str) -> str:
-    """Return the credential of an actor, which is of one account or of none."""
-    return actor.partition("/")[2]
 
 
 def _no_such() -> NotFound:

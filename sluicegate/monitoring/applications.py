@@ -32,7 +32,7 @@ from sluicegate.errors import (
 from sluicegate.monitoring.application import Application, State
 from sluicegate.monitoring.questions import Answers, Kind
 from sluicegate.monitoring.settling import Region, Settling
-from sluicegate.monitoring.types import TIMER
+from sluicegate.monitoring.types import TIMER, same_person
 from sluicegate.services import BlobStore
 from sluicegate.storage.documents import Documents
 from sluicegate.storage.files import FileStore
@@ -109,7 +109,7 @@ class Applications:
             InvalidRequest: The end is not in the future, or too far in it; or the reason is not one for the log.
         """
         found, etag = await self._get(id)
-        if _name(found.applicant) == _name(actor):
+        if same_person(found.applicant, actor):
             raise Forbidden("Whoever filed an application does not decide on it: another operator must.")
         if found.state is not State.SUBMITTED:
             raise Conflict(f"The application is {found.state} already.")
@@ -308,11 +308,6 @@ def _states(applications: Iterable[Application] | None) -> dict[str, State] | No
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
-
-
-def _name(actor: str) -> str:
-    """Return the credential of an actor, which is of one account or of none."""
-    return actor.partition("/")[2]
 
 
 def _no_such() -> NotFound:

@@ -96,3 +96,8 @@ class Pattern:
     window: tuple[datetime, datetime]
     score: Score
     flagged: tuple[FlaggedExchange, ...] = ()
+
+
+def same_person(one: str, other: str) -> bool:
+    """Return whether two actors are one: the same credential, whichever account it is of."""
+    return one.partition("/")[2] == other.partition("/")[2]
