@@ -30,7 +30,7 @@ MIX = {"linear": (1.0, 0.0, 0.0), "early": (0.15, 1.0, 0.0), "late": (0.15, 0.3,
 EDGE = ("edos", "hatemoji", "misogyny", "davidson", "mlma", "toxigen", "safetext", "wiki_nonfuzzed", "toxic_spans")
 # Per head, the share of ordinary benign texts that may be flagged, and of texts written to look like the head's positives.
 BENIGN_RATE = {"harm": 0.02, "hate": 0.025, "harass": 0.015, "sexual": 0.006, "violence": 0.008, "selfharm": 0.006}
-BENIGN_RATE |= {"attack": 0.008, "indirect": 0.02}
+BENIGN_RATE |= {"attack": 0.008, "indirect": 0.03}
 LOOK_ALIKES = {
     "harm": ("written_look_ok", "written_nonsense", "written_define", "written_privacy_ok"),
     "hate": ("written_hate", "written_identity", "written_target", "written_reclaimed", "written_opinion"),
@@ -39,9 +39,9 @@ LOOK_ALIKES = {
     "selfharm": ("written_selfharm_ok", "written_crisis_support", "written_sad"),
     "attack": ("written_trigger", "written_inject_lookalike", "written_prose_ok", "written_roleplay"),
 }
-LOOK_ALIKE_RATE = {"harm": 0.03, "hate": 0.2, "sexual": 0.02, "violence": 0.04, "selfharm": 0.06, "attack": 0.02}
-LOW_RATE = 0.04
-LOST = 0.015
+LOOK_ALIKE_RATE = {"harm": 0.03, "hate": 0.15, "sexual": 0.02, "violence": 0.04, "selfharm": 0.1, "attack": 0.02}
+LOW_RATE, LOWEST = 0.04, 0.05
+LOST = 0.01
 
 
 class Stages:
@@ -122,9 +122,10 @@ def thresholds(found: list[Row], late: Floats, labels: Floats) -> dict[str, floa
     limits = {}
     for own, head in enumerate(HEADS):
         benign = ordinary(found, labels) if head != "indirect" else labels[:, own] == 0
+        alike = (labels[:, own] == 0) & np.array([row.source.startswith(LOOK_ALIKES.get(head, ())) for row in found])
+        benign &= ~alike
         limit = np.quantile(late[benign, own], 1 - BENIGN_RATE[head])
         if head in LOOK_ALIKES:
-            alike = (labels[:, own] == 0) & np.array([row.source.startswith(LOOK_ALIKES[head]) for row in found])
             other = np.quantile(late[alike, own], 1 - LOOK_ALIKE_RATE[head])
             print(
                 f"{head:9} limit of {benign.sum()} ordinary texts {limit:.3f}, of {alike.sum()} look-alikes {other:.3f}"
@@ -210,7 +211,8 @@ def main() -> None:
     fitted["gates"] = {
         stage: gate(nearness(scores, limit), flagged) for stage, scores in (("linear", linear), ("early", early))
     }
-    lowest = dict(zip(NAMES, np.quantile(late[ordinary(found, labels)], 1 - LOW_RATE, axis=0), strict=True))
+    lows = np.quantile(late[ordinary(found, labels)], 1 - LOW_RATE, axis=0).clip(LOWEST)
+    lowest = dict(zip(NAMES, lows, strict=True))
     fitted["severity"] = severity(fitted, arguments.pool, stages, lowest)
     path = arguments.weights / "calibration.json"
     path.write_text(json.dumps(fitted, indent=1) + "\n", encoding="utf-8")

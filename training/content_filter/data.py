@@ -22,6 +22,11 @@ UNSEEN = frozenset(
     | {"indirect_bipia_email", "oasst", "oasst_eval", "cyberseceval_frr", "hh_harmless", "convabuse", "jackhhao"}
 )
 
+# Rows that were written or read by someone who knew what they must not be; elsewhere a category's 0 is a word list's silence.
+TRUSTED = frozenset(
+    {"coconot_contrast", "cyberseceval_frr", "counselchat", "pyrit_severity", "toxigen_prompts", "banking77"}
+)
+
 # People writing to people, before anyone wrote to a language model: whatever else they are, no attack on one.
 FORUMS = frozenset(
     {
