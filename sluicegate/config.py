@@ -239,12 +239,25 @@ def is_same(one: str, other: str) -> bool:
     return one.rstrip("/").lower() == other.rstrip("/").lower()
 
 
+_IN_TOML = {
+    "missing": "is missing",
+    "extra_forbidden": "there is no such setting; look for a misspelling",
+    "tuple_type": "should be a list, in square brackets",
+    "model_type": "should be a table",
+    "dict_type": "should be a table",
+    "too_short": "should name at least one",
+}
+"""What pydantic says in words of Python, by its type of error."""
+
+
 def describe(error: ValidationError) -> str:
     """Return what is wrong with settings, field by field, without any value."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg']}"
-        for problem in error.errors(include_url=False, include_input=False)
-    )
+    problems = []
+    for problem in error.errors(include_url=False, include_input=False):
+        what = _IN_TOML.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+        where = ".".join(str(part) for part in problem["loc"])
+        problems.append(f"{where}: {what}" if where else what)
+    return "; ".join(problems)
 
 
 def _resolved(value: Any, environment: Mapping[str, str], where: str) -> Any:

@@ -8,6 +8,7 @@ kind of an async hook, which is why so much is refused here rather than tolerate
 from __future__ import annotations
 
 import asyncio
+import difflib
 import importlib
 import importlib.util
 import inspect
@@ -110,10 +111,11 @@ class Plugins:
         for attribute in dir(plugin):
             options = getattr(inspect.getattr_static(plugin, attribute, None), "sluicegate_impl", None)
             if options is not None:
-                _check_options(f"plugin {name!r}, hook {attribute}", options)
+                where = f"plugin {name!r}, hook {attribute}"
+                _check_options(where, options)
+                _check_signature(where, attribute, getattr(plugin, attribute))
         try:
             self._manager.register(plugin, name=name)
-            self._manager.check_pending()
         except (ValueError, pluggy.PluginValidationError) as error:
             raise StartupError(f"plugin {name!r}: {error}") from error
         self._check(name)
@@ -226,11 +228,7 @@ class Plugins:
 
     def _check(self, name: str) -> None:
         plugin = self._manager.get_plugin(name)
-        implemented = set()
-        for caller in self._manager.get_hookcallers(plugin) or ():
-            implemented.add(caller.name)
-            [impl] = [impl for impl in caller.get_hookimpls() if impl.plugin is plugin]
-            _check_signature(f"plugin {name!r}, hook {caller.name}", caller.name, impl.function)
+        implemented = {caller.name for caller in self._manager.get_hookcallers(plugin) or ()}
         if not implemented:
             raise StartupError(f"plugin {name!r} implements no hook")
         if "retain" in implemented and "purge" not in implemented:
@@ -314,11 +312,20 @@ def _check_options(where: str, options: Mapping[str, Any]) -> None:
 
 
 def _check_signature(where: str, hook: str, function: Any) -> None:
-    if (kind := _kind(getattr(Hooks, hook))) != _kind(function):
+    if hook not in _HOOKS:
+        likely = difflib.get_close_matches(hook, _HOOKS, n=1)
+        raise StartupError(f"{where}: there is no such hook" + "".join(f"; is it {name}?" for name in likely))
+    spec = getattr(Hooks, hook)
+    if (kind := _kind(spec)) != _kind(function):
         raise StartupError(f"{where}: must be {kind}")
+    known = [name for name in inspect.signature(spec).parameters if name != "self"]
     for parameter in inspect.signature(function).parameters.values():
         if parameter.default is not parameter.empty or parameter.kind is not parameter.POSITIONAL_OR_KEYWORD:
             raise StartupError(f"{where}: parameters must be positional without defaults")
+        if parameter.name not in known:
+            raise StartupError(
+                f"{where}: there is no parameter {parameter.name!r}; it may take {', '.join(known) or 'none'}"
+            )
 
 
 def _kind(function: Any) -> str:

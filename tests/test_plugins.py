@@ -62,8 +62,8 @@ MISTAKES = {
     "a post-filter that is not async": ("@hookimpl\ndef post_filter(chunks): yield from chunks", "hook post_filter: must be async def with yield"),
     "an async registration": ("@hookimpl\nasync def register_config(): return PluginConfig", "hook register_config: must be def$"),
     "an async factory": ("@hookimpl\nasync def open_storage(url): return None", "hook open_storage: must be def$"),
-    "an unknown hook": ("@hookimpl\nasync def pre_fliter(request): return request", "unknown hook 'pre_fliter'"),
-    "an unknown parameter": ("@hookimpl\nasync def pre_filter(req): return req", "'req'"),
+    "an unknown hook": ("@hookimpl\nasync def pre_fliter(request): return request", r"hook pre_fliter: there is no such hook; is it pre_filter\?$"),
+    "an unknown parameter": ("@hookimpl\nasync def pre_filter(req): return req", "hook pre_filter: there is no parameter 'req'; it may take request, principal, policy, config$"),
     "a parameter with a default": ("@hookimpl\nasync def pre_filter(request, config=None): return request", "hook pre_filter: parameters must be positional without defaults"),
     "a keyword-only parameter": ("@hookimpl\nasync def pre_filter(request, *, config): return request", "parameters must be positional without defaults"),
     "variadic parameters": ("@hookimpl\nasync def pre_filter(*args): return args[0]", "parameters must be positional without defaults"),
@@ -173,7 +173,7 @@ async def test_one_module_can_be_loaded_alone_with_its_default_settings(make_app
 def test_a_module_that_is_loaded_alone_and_needs_settings_is_refused(make_app):
     root = make_app(greets=GREETS.replace(' = "hello"', ""))
 
-    with pytest.raises(StartupError, match=r"^\[plugins.greets\] greeting: Field required$"):
+    with pytest.raises(StartupError, match=r"^\[plugins.greets\] greeting: is missing$"):
         Plugins().load_one(root / "plugins", "greets")
 
 
@@ -306,10 +306,10 @@ def test_settings_are_validated_and_have_defaults():
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"limt": SECRET}, "limt: Extra inputs are not permitted"),
+        ({"limt": SECRET}, "limt: there is no such setting"),
         ({"limit": SECRET}, "limit: Input should be a valid integer"),
         ({"words": [SECRET, 7]}, r"words\.1: Input should be a valid string"),
-        ({"words": SECRET}, "words: Input should be a valid tuple"),
+        ({"words": SECRET}, "words: should be a list"),
     ],
 )
 @pytest.mark.parametrize("stages", [{}, {"pre_filter": ["mine"]}])
@@ -321,7 +321,7 @@ def test_a_wrong_setting_is_named_and_its_value_is_not(settings, named, stages):
 
 
 def test_a_setting_of_a_plugin_that_takes_none_is_unknown():
-    with pytest.raises(StartupError, match=r"\[plugins\.mine\] limit: Extra inputs"):
+    with pytest.raises(StartupError, match=r"\[plugins\.mine\] limit: there is no such setting"):
         configured({"mine": {"limit": 1}}, plugins={"mine": module(PASSES)})
 
 
@@ -337,7 +337,7 @@ def test_a_plugin_nobody_uses_may_lack_settings_it_needs():
     plugins = configured(plugins={"needy": with_settings(Needy)})
 
     assert plugins.configured("pre_filter") == ()
-    with pytest.raises(StartupError, match=r"\[plugins\.needy\] endpoint: Field required"):
+    with pytest.raises(StartupError, match=r"\[plugins\.needy\] endpoint: is missing"):
         configured(plugins={"needy": with_settings(Needy)}, pre_filter=["needy"])
 
 
