@@ -243,6 +243,8 @@ def _translated(what: str) -> Iterator[None]:
 
 
 def _mapped(error: HttpResponseError, what: str) -> Exception:
+    from azure.core.exceptions import ClientAuthenticationError
+
     code = getattr(error, "error_code", None)
     code = getattr(code, "value", code)
     if error.status_code == 404:
@@ -253,6 +255,8 @@ def _mapped(error: HttpResponseError, what: str) -> Exception:
         return BlobChanged(what)
     if error.status_code == 416:
         return _BeyondTheEnd()
+    if isinstance(error, ClientAuthenticationError) and error.status_code is None:
+        return StorageUnavailable("no token for blob storage: check the app's identity, or sign in with az login")
     return StorageUnavailable(f"blob storage answered {error.status_code} {code or type(error).__name__}")
 
 

@@ -176,7 +176,7 @@ class LocalKeys:
             if jwk is None:
                 raise KeyUnavailable(f"key {name!r} is being destroyed")
         if jwk is None or version not in ("", jwk["kid"].partition("/")[2]):
-            raise KeyNotFound(reference)
+            raise KeyNotFound(f"there is no key {reference!r} in that folder")
         if jwk["kty"] != kind:
             raise KeyUnavailable(f"key {name!r} is of type {jwk['kty']}, and this needs {kind}: use another name")
         return jwk

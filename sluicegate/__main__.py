@@ -42,7 +42,7 @@ def main() -> int:
         prog="python -m sluicegate", description="Azure OpenAI's data process, in the open."
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     serve = commands.add_parser("serve", help="serve the app on this machine")
     serve.add_argument("--port", type=_port, default=7071, help="0 for any free port")
     serve.add_argument("--host", default="127.0.0.1", help="an address of this machine")
@@ -68,6 +68,8 @@ def main() -> int:
     if arguments.command == "validate":
         return validate.validate_command(arguments, ROOT)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # It reports every credential that it has tried, at each try; the commands say what is missing once.
+    logging.getLogger("azure.identity").setLevel(logging.ERROR)
     try:
         if arguments.command == "classify":
             return classify.classify_command(arguments, ROOT / "plugins")
@@ -114,6 +116,13 @@ def _serve(arguments: argparse.Namespace) -> int:
             f"refusing to serve on {arguments.host} with keys in a local folder: use 127.0.0.1, or set SLUICEGATE_KEYS"
         )
 
+    try:
+        arguments.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartupError(
+            f"{arguments.data} cannot be the data folder: {error.strerror}; choose another: DATA=... make run, or --data"
+        ) from None
+
     async def announce(endpoint: str) -> None:
         gate = sys.modules["function_app"].gate
         await gate.start()
@@ -132,9 +141,11 @@ def _short(path: Path) -> Path:
 
 
 def _check(_: argparse.Namespace) -> int:
+    from sluicegate import host
     from sluicegate.app import Sluicegate
 
-    gate = Sluicegate(ROOT)
+    host.LocalHost.load(ROOT)
+    gate: Sluicegate = sys.modules["function_app"].gate
 
     async def look() -> None:
         try:

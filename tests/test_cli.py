@@ -191,7 +191,10 @@ def test_a_port_that_is_in_use(tmp_path):
         port = listener.getsockname()[1]
         status, _, said = run("serve", "--port", str(port), "--data", str(tmp_path / "data"))
 
-    assert (status, said) == (1, f"sluicegate: port {port} is in use; choose another with PORT={port + 1}\n")
+    assert (status, said) == (
+        1,
+        f"sluicegate: port {port} is in use; choose another: PORT={port + 1} make run, or --port {port + 1}\n",
+    )
 
 
 @pytest.mark.parametrize("port", ["65536", "99999", "-1", "http"])
@@ -237,8 +240,16 @@ def test_a_data_folder_that_is_a_file(tmp_path):
     status, printed, said = run("serve", "--port", "0", "--data", str(tmp_path / "data"))
 
     assert (status, printed) == (1, "")
-    assert said.startswith("sluicegate: ")
+    assert said.startswith(f"sluicegate: {tmp_path / 'data'} cannot be the data folder: File exists")
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_schedule_that_is_none_stops_the_start(tmp_path, command):
+    status, printed, said = run(command, "--data", str(tmp_path / "data"), PURGE_SCHEDULE="hourly")
+
+    assert (status, printed) == (1, "")
+    assert said.startswith("sluicegate: function purge: schedule 'hourly' is neither NCRONTAB")
 
 
 @pytest.mark.parametrize("command", ["serve", "check", "describe"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -316,19 +316,16 @@ async def _delete_policy(gate: Sluicegate, arguments: argparse.Namespace) -> Any
     return await _ask(gate, "DELETE", path)
 
 
-def _policies_table(answer: list[dict[str, Any]]) -> str:
-    rows = [
-        (
-            each["name"],
-            each["properties"].get("type", "UserManaged"),
-            each["properties"].get("mode", "Default"),
-            ", ".join(
-                f"{filter['name']} ({filter['source']})" for filter in each["properties"].get("contentFilters", [])
-            ),
-        )
-        for each in answer
-    ]
-    return table(("name", "type", "mode", "filters it names"), rows)
+def _policies_lines(answer: list[dict[str, Any]]) -> str:
+    return "\n".join(line for each in answer for line in _policy_lines(each["name"], each["properties"]))
+
+
+def _policy_lines(name: str, properties: dict[str, Any]) -> Iterator[str]:
+    yield f"{name}: {properties.get('type', 'UserManaged')}, {properties.get('mode', 'Default')}"
+    for source in ("Prompt", "Completion"):
+        named = [each["name"] for each in properties.get("contentFilters", []) if each["source"] == source]
+        if named:
+            yield f"   {source}: {', '.join(named)}"
 
 
 def _as_json(answer: Any) -> str:
@@ -387,7 +384,7 @@ _ACTIONS: dict[tuple[str, str], tuple[Work, Show]] = {
     ("deployment", "delete"): (_delete_deployment, _done),
     ("key", "list"): (_list_keys, _keys_table),
     ("key", "regenerate"): (_regenerate_key, _keys_table),
-    ("policy", "list"): (_list_policies, _policies_table),
+    ("policy", "list"): (_list_policies, _policies_lines),
     ("policy", "show"): (_show_policy, _as_json),
     ("policy", "set"): (_set_policy, _as_json),
     ("policy", "delete"): (_delete_policy, _done),

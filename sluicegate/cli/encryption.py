@@ -52,7 +52,8 @@ async def set_encryption(gate: Sluicegate, arguments: argparse.Namespace) -> str
         raise StartupError(str(error)) from None
     except BlobNotFound:
         raise StartupError(f"there is no account {arguments.account!r}") from None
-    return await rewrap(gate)
+    what = "no key of its own any more" if arguments.none else f"the key {arguments.key!r} of its own"
+    return f"account {arguments.account!r}: {what}; {await rewrap(gate)}"
 
 
 async def rewrap(gate: Sluicegate) -> str:

@@ -171,7 +171,9 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            raise StartupError(f"port {port} is in use; choose another with PORT={port + 1}") from None
+            raise StartupError(
+                f"port {port} is in use; choose another: PORT={port + 1} make run, or --port {port + 1}"
+            ) from None
         raise StartupError(f"cannot listen on {host}, port {port}: {error.strerror}") from None
     return listener
 

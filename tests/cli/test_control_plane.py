@@ -84,9 +84,11 @@ def test_a_policy_that_was_shown_can_be_set(run, contoso, tmp_path):
 
     run("policy", "set", contoso, "Stricter", str(file))
 
-    assert [line.split()[0] for line in run("policy", "list", contoso).splitlines()[2:]] == [
+    listed = run("policy", "list", contoso)
+    assert re.findall(r"^(\S+): ", listed, re.MULTILINE) == [
         "Microsoft.Default", "Microsoft.DefaultV2", "Strict", "Stricter",
     ]  # fmt: skip
+    assert "Strict: UserManaged, Default\n   Prompt: Hate\n" in listed
     run("policy", "delete", contoso, "Stricter")
     assert "Stricter" not in run("policy", "list", contoso)
 
@@ -148,7 +150,7 @@ def test_what_happens_to_an_accounts_data_is_described(run, contoso):
         (["account", "create", "-"], "account name is invalid"),
         (
             ["deployment", "create", "contoso", "x", "--model", "gpt-99"],
-            "model of the account deployment is not supported",
+            "model of the account deployment is not supported. There are rehearsal-",
         ),
         (["policy", "set", "contoso", "Odd", "absent.json"], "absent.json: No such file"),
         (["role", "assign", "contoso", "a@b.de", "caller"], "sluicegate: "),

@@ -159,7 +159,9 @@ def test_a_port_in_use_is_named_with_the_way_out(app_dir):
         with pytest.raises(StartupError) as refusal:
             run(app_dir, port=port)
 
-    assert str(refusal.value) == f"port {port} is in use; choose another with PORT={port + 1}"
+    assert (
+        str(refusal.value) == f"port {port} is in use; choose another: PORT={port + 1} make run, or --port {port + 1}"
+    )
 
 
 def test_an_address_that_is_not_ours_is_named(app_dir):

@@ -61,7 +61,8 @@ def ask(server, path="chat/completions", **body):
 
 async def test_who_takes_the_key_away_is_not_served_and_who_gives_it_back_is(data, vault):
     named = ("encryption", "default", "--vault", f"folder:{vault}", "--key", "mine", "--reason", "ticket 7")
-    assert run(*named, data=data) == (0, "0 data keys wrapped anew\n", "")
+    said = "account 'default': the key 'mine' of its own; 0 data keys wrapped anew\n"
+    assert run(*named, data=data) == (0, said, "")
     with Server(data) as server:
         assert ask(server).status_code == 200
         files = f"{server.endpoint}/openai/v1/files"
@@ -112,23 +113,31 @@ async def test_what_was_kept_before_follows_the_key_with_the_command(data, vault
     named = ("encryption", "default", "--vault", f"folder:{vault}", "--key", "mine", "--reason", "ticket 7")
 
     # Two in the hour before midnight, when the next day's is made ahead.
-    anew = [f"{count} data keys wrapped anew\n" for count in (1, 2)]
+    anew = [f"; {count} data keys wrapped anew\n" for count in (1, 2)]
 
     status, printed, said = run(*named, data=data)
 
     assert (status, said) == (0, "")
-    assert printed in anew
+    said_of_key, _, count = printed.partition("; ")
+    assert said_of_key == "account 'default': the key 'mine' of its own"
+    assert f"; {count}" in anew
     assert run("rewrap", data=data) == (0, "0 data keys wrapped anew\n", "")
 
     assert "Accounts with an encryption key of their own: default ('mine')." in run("describe", data=data)[1]
-    assert run("encryption", "default", "--none", "--reason", "ticket 8", data=data)[:2] == (0, printed)
+    assert run("encryption", "default", "--none", "--reason", "ticket 8", data=data)[:2] == (
+        0,
+        f"account 'default': no key of its own any more; {count}",
+    )
     assert [CANARY in json.dumps(record) for record in (await records(data)).values()] == [True]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["default", "--vault", "{vault}", "--key", "other"], "the key 'other' cannot be used"),
+        (
+            ["default", "--vault", "{vault}", "--key", "other"],
+            "the key 'other' cannot be used: there is no key 'other' in that folder",
+        ),
         (["default", "--vault", "{vault}", "--key", "under_score"], "keyName"),
         (["default", "--key", "mine"], "keyVaultUri"),
         (["default", "--vault", "{own}", "--key", "mine"], "of the kind of the deployment's own, and another one"),

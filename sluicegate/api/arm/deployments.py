@@ -192,7 +192,8 @@ async def _check_model(incoming: Incoming, tenant: Tenant, name: str) -> None:
     known = await incoming.gate.models.read(tenant.id, tenant.location, name)
     if known is None:
         raise InvalidRequest(
-            "The model of the account deployment is not supported: list the account's models to see which are.",
+            "The model of the account deployment is not supported. There are "
+            f"{', '.join(sorted(incoming.gate.plugins.models()))}, and the account's own fine-tuned models.",
             code="DeploymentModelNotSupported",
             param="properties.model.name",
         )
