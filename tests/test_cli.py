@@ -466,7 +466,7 @@ def test_saved_receipts_are_verified_where_there_is_nothing_else(tmp_path, data)
         httpx.delete(f"{server.endpoint}/governance/retained", headers=headers, params=query, timeout=60)
     folder = tmp_path / "receipts"
 
-    assert run("receipts", "--save", str(folder), "--data", str(data)) == (0, f"1 receipts are in {folder}\n", "")
+    assert run("receipts", "--save", str(folder), "--data", str(data)) == (0, f"receipts in {folder}: 1\n", "")
     [receipt] = folder.glob("default-*.json")
     nowhere = {"deployment": tmp_path / "nowhere.toml", "SLUICEGATE_STORAGE": "gopher:", "SLUICEGATE_KEYS": "gopher:"}
     status, printed, said = run("verify-receipt", str(receipt), "--key", str(folder / "public.jwk"), **nowhere)

@@ -70,7 +70,9 @@ def works(manifest: Path) -> Iterator[Work]:
     except ValidationError as error:
         wrong = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_input=False))
         raise StartupError(f"{manifest}: {'; '.join(wrong)}") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise StartupError(f"{manifest}: {error.strerror}") from None
+    except ValueError as error:
         raise StartupError(f"{manifest}: {error}") from None
     for source in sources:
         for pattern in source.files:

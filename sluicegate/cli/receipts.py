@@ -39,7 +39,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def verify_receipt_command(arguments: argparse.Namespace, out: TextIO | None = None) -> int:
-    """Say what a receipt proves and what it cannot; 1 when it does not hold.
+    """Say what a receipt proves and what it cannot; 1 when it does not hold, 2 when a file cannot be read.
 
     Args:
         arguments: ``file`` and ``key``, from the parser.
@@ -48,6 +48,9 @@ def verify_receipt_command(arguments: argparse.Namespace, out: TextIO | None = N
     out = out or sys.stdout
     try:
         verified = verify_receipt(_read(arguments.file), _read_key(arguments.key))
+    except OSError as error:
+        out.write(f"NOT CHECKED: {error.filename}: {error.strerror}\n")
+        return 2
     except NotVerified as error:
         out.write(f"NOT VERIFIED: {error}\nThis receipt proves nothing.\n")
         return 1
@@ -80,7 +83,7 @@ async def save_receipts(receipts: Receipts, folder: Path, out: TextIO | None = N
             continue
         if key != newest:
             _write_key(folder / f"public-{key['kid'].rpartition('/')[2]}.jwk", key)
-    out.write(f"{count} receipts are in {folder}\n")
+    out.write(f"receipts in {folder}: {count}\n")
     for line in broken:
         out.write(f"NOT VERIFIED: {line}\n")
     return 1 if broken else 0
@@ -101,11 +104,8 @@ async def _key_of(receipts: Receipts, receipt: Receipt) -> dict[str, str]:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise NotVerified("form", f"{path}: {error.strerror}") from None
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)
 
 
 def _read_key(path: Path) -> dict[str, Any]:
