@@ -105,7 +105,7 @@ class UploadChecks:
         where = f", the first in line {min(lines)}" if lines else ""
         return (
             "error",
-            f"jsonlValidationFailed: the file is no JSON Lines: {broken} findings{where}. See its report.",
+            f"jsonlValidationFailed: the file is no JSON Lines; findings: {broken}{where}. GET openai/v1/files/{id}/report has them.",
         )
 
 
