@@ -27,7 +27,6 @@ from sluicegate.errors import (
     PurgeIncomplete,
     SluicegateError,
 )
-from sluicegate.fine_tuning.model_catalogue import KnownModel
 from sluicegate.plugins import log_failure
 from sluicegate.requests import ChatRequest, EmbeddingRequest, Request
 from sluicegate.types import Principal
@@ -120,10 +119,9 @@ async def list_models(gate: Sluicegate, http: HttpRequest) -> Response:
     """Serve the list of models."""
 
     async def work(incoming: Incoming) -> Response:
-        registered = [KnownModel(model.id, model, plugin) for model, plugin in gate.plugins.models().values()]
         account = await gate.accounts.get(incoming.principal.account)
         own = [] if account is None else await gate.models.tuned(account.name, account.location)
-        return Response(models.render_list([*registered, *own]), media_type="application/json")
+        return Response(models.render_list([*gate.models.registered(), *own]), media_type="application/json")
 
     return await handled(gate, http, "models.list", work)
 

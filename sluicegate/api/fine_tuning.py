@@ -26,6 +26,7 @@ CHECKPOINTS_A_PAGE = 10
 SUFFIX: dict[Surface, int] = {"classic": 40, "v1": 64}
 """Characters of a suffix; source: the specifications."""
 _METADATA = re.compile(r"metadata\[(.{1,64})\]")
+_JOB_ID = re.compile(r"ftjob-[0-9a-f]{32}")
 
 _Work: TypeAlias = Callable[["_Request"], Awaitable[Response]]
 
@@ -64,6 +65,20 @@ class _Request:
         """The id that the page follows."""
         return self.http.query_params.get("after") or None
 
+    @property
+    def metadata(self) -> dict[str, str] | None:
+        """What must be attached to the jobs that are asked for; None when nothing may be."""
+        if (given := self.http.query_params.get("metadata")) not in (None, "", "null"):
+            raise InvalidRequest(
+                "Invalid 'metadata': expected 'metadata[key]=value', or 'metadata=null' for jobs without any.",
+                code="invalid_value",
+                param="metadata",
+            )
+        if given == "null":
+            return None
+        query = self.http.query_params.items()
+        return {found[1]: value for name, value in query if (found := _METADATA.fullmatch(name))}
+
     async def rendered(self, job: Job) -> dict[str, Any]:
         """Return a job as it is sent."""
         return render_job(job, await self.jobs.store.metadata(job), self.surface)
@@ -87,12 +102,13 @@ async def create(gate: Sluicegate, http: HttpRequest) -> Response:
 
 
 async def list_jobs(gate: Sluicegate, http: HttpRequest) -> Response:
-    """List the account's jobs, the newest first: ``after`` (an id), ``limit``, ``metadata[key]``."""
+    """List the account's jobs, the newest first: ``after`` (an id), ``limit``, ``metadata[key]`` or ``metadata=null``."""
 
     async def work(request: _Request) -> Response:
-        asked = {found[1]: value for name, value in http.query_params.items() if (found := _METADATA.fullmatch(name))}
+        if request.after is not None and not _JOB_ID.fullmatch(request.after):
+            raise InvalidRequest("Invalid 'after': expected the id of a job.", code="invalid_value", param="after")
         jobs, has_more = await request.jobs.store.page(
-            request.account, after=request.after, limit=request.limit(JOBS_A_PAGE), metadata=asked
+            request.account, after=request.after, limit=request.limit(JOBS_A_PAGE), metadata=request.metadata
         )
         return _page([await request.rendered(job) for job in jobs], has_more)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from sluicegate.fine_tuning.jobs import Job, Made
 _CLASSIC_STATUS = {"validating_files": "pending", "queued": "pending"}
 """Those of the authoring specification 2024-10-21; it has no word for a job that is paused."""
 _EVENT_ID_DIGITS = 12
+_EVENT_ID = re.compile(f"ftevent-([0-9a-f]{{{_EVENT_ID_DIGITS}}})([0-9a-f]{{20}})")
 
 
 def render_job(job: Job, metadata: Mapping[str, str] | None, surface: Surface) -> dict[str, Any]:
@@ -62,13 +64,8 @@ def render_event(job: Job, event: Mapping[str, Any], surface: Surface) -> dict[s
 
 def event_number(job: Job, id: str) -> int | None:
     """Return the number of an event by its id; None when the job cannot have one of that id."""
-    digits, owner = id.removeprefix("ftevent-")[:_EVENT_ID_DIGITS], id[len("ftevent-") + _EVENT_ID_DIGITS :]
-    if not id.startswith("ftevent-") or owner != job.id[-20:]:
-        return None
-    try:
-        return int(digits, 16)
-    except ValueError:
-        return None
+    found = _EVENT_ID.fullmatch(id)
+    return int(found[1], 16) if found is not None and found[2] == job.id[-20:] else None
 
 
 def render_checkpoint(job: Job, made: Made) -> dict[str, Any]:

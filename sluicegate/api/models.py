@@ -30,7 +30,7 @@ def _fields(known: KnownModel) -> dict[str, Any]:
         "status": "succeeded",
         "lifecycle_status": "generally-available",
         "capabilities": {
-            "fine_tune": False,
+            "fine_tune": known.tunable,
             "inference": True,
             "completion": "completions" in model.operations,
             "chat_completion": "chat.completions" in model.operations,
@@ -41,6 +41,6 @@ def _fields(known: KnownModel) -> dict[str, Any]:
     if tuned is None:
         return fields
     created = int(tuned.created_at.timestamp())
-    capabilities = {**fields["capabilities"], "fine_tune": True, "inference": bool(tuned.deployable)}
+    capabilities = {**fields["capabilities"], "inference": bool(tuned.deployable)}
     own = {"id": tuned.id, "created": created, "created_at": created, "owned_by": "organization"}
     return {**fields, **own, "model": tuned.base, "fine_tune": tuned.job, "capabilities": capabilities}

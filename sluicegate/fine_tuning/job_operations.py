@@ -11,6 +11,7 @@ from sluicegate.config import FineTuning
 from sluicegate.errors import Conflict, InvalidRequest, NotFound, PurgeIncomplete, QuotaExceeded, SluicegateError
 from sluicegate.fine_tuning.job_store import JobStore, NoSuchJob, nothing
 from sluicegate.fine_tuning.jobs import Job, Made, created
+from sluicegate.fine_tuning.model_catalogue import is_tunable
 from sluicegate.fine_tuning.runner import Runner
 from sluicegate.fine_tuning.stages import Work
 from sluicegate.retention.receipts import Receipt
@@ -193,7 +194,7 @@ class Jobs:
         served = self._work.plugins.models().get(base)
         if served is None:
             raise InvalidRequest("The model to fine-tune does not exist.", code="model_not_found", param="model")
-        if served[1] not in self._work.plugins.implementing("fine_tune") or not _generates(served[0].operations):
+        if not is_tunable(self._work.plugins, *served):
             raise InvalidRequest(
                 "The model cannot be fine-tuned: choose another one.", code="OperationNotSupported", param="model"
             )
@@ -280,10 +281,6 @@ def no_such_job() -> NotFound:
 
 def _made_at(id: str) -> datetime:
     return datetime.fromtimestamp(int(id.removeprefix("ftjob-")[:12], 16) / 1000, UTC)
-
-
-def _generates(operations: frozenset[str]) -> bool:
-    return bool(operations & {"chat.completions", "completions"})
 
 
 def _wrong_state(job: Job, wanted: str) -> Conflict:

@@ -157,25 +157,29 @@ class JobStore:
         return [name.rpartition("/")[2] for name in await self._jobs.names(f"{account}/")]
 
     async def page(
-        self, account: str, *, after: str | None, limit: int, metadata: Mapping[str, str]
+        self, account: str, *, after: str | None, limit: int, metadata: Mapping[str, str] | None
     ) -> tuple[list[Job], bool]:
         """Return jobs, the newest first, and whether more follow.
 
         Args:
             after: The id of the last one of the page before, which may be gone.
-            metadata: What must be attached to them.
+            metadata: What must be attached to them; None for those that have none.
         """
         found: list[Job] = []
         for id in reversed(await self.ids(account)):
             if after is not None and id >= after:
                 continue
             job = await self.get(account, id)
-            if job is None or (metadata and not metadata.items() <= (await self.metadata(job) or {}).items()):
+            if job is None or not (metadata == {} or await self._has(job, metadata)):
                 continue
             if len(found) == limit:
                 return found, True
             found.append(job)
         return found, False
+
+    async def _has(self, job: Job, metadata: Mapping[str, str] | None) -> bool:
+        attached = await self.metadata(job) or {}
+        return not attached if metadata is None else metadata.items() <= attached.items()
 
     async def queued(self, account: str = "") -> list[Job]:
         """Return the jobs in the queue, of an account or of all."""

@@ -19,12 +19,14 @@ class KnownModel:
         name: What they call it.
         model: What a plugin has registered: the model itself, or the base of a fine-tuned one.
         plugin: Who serves it.
+        tunable: Whether fine-tuning can go on from it.
         tuned: The fine-tuned one.
     """
 
     name: str
     model: Model
     plugin: str
+    tunable: bool
     tuned: TunedModel | None = None
 
 
@@ -43,7 +45,7 @@ class ModelCatalogue:
     async def get(self, account: str, location: str, name: str) -> KnownModel | None:
         """Return a model, or None when the account has none of that name; of fine-tuned ones, as known in the last 30 s."""
         if (registered := self._plugins.models().get(name)) is not None:
-            return KnownModel(name, *registered)
+            return self._registered(*registered)
 
         async def read() -> TunedModel | None:
             return await (await self._tuned_of(location)).get(account, name)
@@ -56,6 +58,10 @@ class ModelCatalogue:
         self.forget(account, name)
         return await self.get(account, location, name)
 
+    def registered(self) -> list[KnownModel]:
+        """Return the models that everybody has."""
+        return [self._registered(*each) for each in self._plugins.models().values()]
+
     async def tuned(self, account: str, location: str) -> list[KnownModel]:
         """Return an account's fine-tuned models and checkpoints, without those whose base nobody serves any more."""
         found = map(self._known, await (await self._tuned_of(location)).list(account))
@@ -65,6 +71,17 @@ class ModelCatalogue:
         """Have a model read anew."""
         self._cache.forget(f"{account}/{name}")
 
+    def _registered(self, model: Model, plugin: str) -> KnownModel:
+        return KnownModel(model.id, model, plugin, is_tunable(self._plugins, model, plugin))
+
     def _known(self, tuned: TunedModel) -> KnownModel | None:
         base = self._plugins.models().get(tuned.base)
-        return None if base is None else KnownModel(tuned.id, *base, tuned)
+        if base is None:
+            return None
+        tunable = is_tunable(self._plugins, *base) and tuned.deployable is not False
+        return KnownModel(tuned.id, *base, tunable, tuned)
+
+
+def is_tunable(plugins: Plugins, model: Model, plugin: str) -> bool:
+    """Return whether a registered model can be fine-tuned."""
+    return plugin in plugins.implementing("fine_tune") and bool(model.operations & {"chat.completions", "completions"})

@@ -13,8 +13,9 @@ from starlette.routing import Route
 
 from sluicegate.api import files, fine_tuning
 from sluicegate.app import Sluicegate
+from sluicegate.fine_tuning.model_catalogue import is_tunable
 from sluicegate.tenancy.tenants import Scope
-from sluicegate.types import Role
+from sluicegate.types import Model, Role
 from tests.fine_tuning.workshop import BASE, jsonl
 
 VERSION = "2024-10-21"
@@ -199,6 +200,14 @@ async def test_checkpoints_are_listed_newest_first_page_by_page(gate, client, fi
     assert found[1].id.startswith("ftchkpt-")
 
 
+async def test_models_say_whether_they_can_be_fine_tuned(gate):
+    [base] = gate.models.registered()
+
+    assert (base.name, base.tunable) == (BASE, True)
+    assert not is_tunable(gate.plugins, Model("vectors", frozenset({"embeddings"}), dimensions=2), base.plugin)
+    assert not is_tunable(gate.plugins, base.model, "another_plugin")
+
+
 async def test_jobs_are_listed_newest_first_and_by_their_metadata(gate, client, file):
     ids = [(await held(gate, client, file, metadata={"team": team, "n": "1"})).id for team in ("a", "b", "a")]
     ids.sort(reverse=True)
@@ -208,8 +217,11 @@ async def test_jobs_are_listed_newest_first_and_by_their_metadata(gate, client, 
     found = [job async for job in client.fine_tuning.jobs.list(metadata={"team": "a"}, limit=1)]
     assert len(found) == 2
     assert [job async for job in client.fine_tuning.jobs.list(metadata={"team": "c"})] == []
+    bare = (await held(gate, client, file)).id
+    assert [job.id async for job in client.fine_tuning.jobs.list(extra_query={"metadata": "null"})] == [bare]
+    await client.fine_tuning.jobs.cancel(bare)
     async with sdk(gate, "v1") as v1:
-        assert {job.metadata["team"] async for job in v1.fine_tuning.jobs.list()} == {"a", "b"}
+        assert {(job.metadata or {}).get("team") async for job in v1.fine_tuning.jobs.list()} == {"a", "b", None}
 
 
 async def test_a_job_is_paused_resumed_and_cancelled(gate, client, file):
@@ -332,6 +344,22 @@ async def test_a_page_that_makes_no_sense_is_refused(gate, client, file, what, q
         await getattr(client.fine_tuning.jobs, what)(*arguments, extra_query=query)
 
     assert caught.value.param == "limit"
+
+
+@pytest.mark.parametrize("query", [{"after": "nope"}, {"after": "ftjob-1"}, {"metadata": "team"}])
+async def test_a_listing_of_jobs_that_makes_no_sense_is_refused(client, query):
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.fine_tuning.jobs.list(extra_query=query)
+
+    assert caught.value.param == next(iter(query))
+
+
+@pytest.mark.parametrize("number", ["+0000000000a", "0x0000000001", "0000_0000001", "           1"])
+async def test_a_number_that_is_written_otherwise_is_no_event(gate, client, file, number):
+    job = await held(gate, client, file)
+
+    with pytest.raises(openai.BadRequestError):
+        await client.fine_tuning.jobs.list_events(job.id, after=f"ftevent-{number}{job.id[-20:]}")
 
 
 @pytest.mark.parametrize("after", ["ftevent-1", "x", "ftevent-" + "z" * 32, "ftevent-" + "0" * 32])

@@ -9,8 +9,8 @@ from sluicegate.fine_tuning.model_catalogue import KnownModel
 from tests.api.support import sdk
 
 
-def known(model):
-    return KnownModel(model.id, model, "plugin")
+def known(model, tunable=False):
+    return KnownModel(model.id, model, "plugin", tunable)
 
 
 PARROT = known(Model("parrot", frozenset({"chat.completions"}), created=5, owned_by="us"))
@@ -48,6 +48,10 @@ def test_a_capability_is_an_operation(operation, capability):
     capabilities = json.loads(render(known(Model("m", frozenset({operation})))))["capabilities"]
 
     assert {name for name, able in capabilities.items() if able} == {"inference", capability}
+
+
+def test_a_model_that_can_be_fine_tuned_says_so():
+    assert json.loads(render(known(PARROT.model, tunable=True)))["capabilities"]["fine_tune"]
 
 
 async def test_the_sdk_reads_the_list_in_order():
