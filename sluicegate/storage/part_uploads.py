@@ -3,7 +3,7 @@
 ::
 
     container    pending-uploads  {account}/{upload}             sizes, times, purpose, state: JSON
-    large files  pending-names    {account}/…/{upload}           the file's name
+    large files  pending-names    {account}/…/{upload}           the file's name, until the upload is over
     large files  upload-parts     {account}/…/{upload}.{part}    a part's content
 
 Completing reads the parts and writes the file as every upload is written, under the file's own key, whose head comes last: so a process
@@ -179,7 +179,7 @@ class PartUploads:
                 # Written by somebody who was stopped before it could say so, unless this was said before.
                 if found.content["state"] == "pending":
                     found = await self._put(found, state="completed")
-                await self._erase_parts(account, id)
+                await self.erase(account, id)
                 return self._shown(id, file.name, found.content, file)
         self._check_pending(found.content)
         joined = await self._joined(account, id, parts, md5, found.content)
@@ -192,7 +192,7 @@ class PartUploads:
         except SluicegateError:
             await self._files.erase(account, file_id)
             raise
-        await self._erase_parts(account, id)
+        await self.erase(account, id)
         return self._shown(id, file.name, found.content, file)
 
     async def cancel(self, account: str, id: str, *, actor: str) -> PartUpload | None:
@@ -256,7 +256,7 @@ class PartUploads:
             is_written = file is not None and await self._files.get(account, file) is not None
             found = await self._put(found, state="completed" if is_written else "expired")
         if found.content["state"] == "completed":
-            await self._erase_parts(account, id)
+            await self.erase(account, id)
         else:
             await self._remove(account, id, actor=TIMER)
         if now >= ends + LONGEST:
@@ -275,13 +275,10 @@ class PartUploads:
 
     async def erase(self, account: str, id: str) -> None:
         """Remove an upload's parts and name, or what there is of them."""
-        await self._erase_parts(account, id)
-        await self._store(account, NAMES).erase(id)
-
-    async def _erase_parts(self, account: str, id: str) -> None:
         parts = self._store(account, PARTS)
         for part in await parts.starting(f"{id}."):
             await parts.erase(part)
+        await self._store(account, NAMES).erase(id)
 
     async def _remove(self, account: str, id: str, *, actor: str) -> None:
         removal = _Removal(self, account, id)

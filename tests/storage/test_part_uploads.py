@@ -155,6 +155,27 @@ async def test_a_completed_upload_is_completed_again_as_it_is(contoso):
     assert (await add(contoso, upload, b"more")).status_code == 400
 
 
+@pytest.mark.parametrize("is_interrupted", [False, True])
+async def test_of_a_completed_upload_whose_file_is_deleted_no_name_is_left(
+    gate, contoso, monkeypatch, tmp_path, is_interrupted
+):
+    upload, parts = await sent(contoso, ONE, TWO)
+    if is_interrupted:
+
+        async def dies(account, id):
+            raise StorageUnavailable("gone")
+
+        monkeypatch.setattr(gate.regions.home.uploads, "erase", dies)
+    await complete(contoso, upload, *parts)
+    monkeypatch.undo()
+    [file] = await files(contoso)
+    await contoso.caller.delete(f"/openai/v1/files/{file['id']}")
+    if is_interrupted:
+        await gate.purge()
+
+    assert [name.partition("/")[0] for name in stored(tmp_path)] == ["pending-uploads"]
+
+
 async def test_an_upload_that_is_given_up_leaves_nothing_but_a_receipt(contoso, tmp_path):
     upload, _ = await sent(contoso, ONE)
 
