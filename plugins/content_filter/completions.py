@@ -2,7 +2,8 @@
 
 One harmful sentence among harmless ones makes a window look harmless, so sentences are read by themselves too. There are
 many of them, and each is a chance of a false alarm: what a sentence shows by itself counts one level less than what its
-window shows. For the same reason hate counts as medium only from a higher score on than in a prompt, which is read once.
+window shows. For the same reason hate and sexual content count as medium only from a higher score on than in a prompt, which is
+read once.
 ``docs/content-filtering.md`` has what that finds and costs.
 """
 
@@ -20,7 +21,7 @@ LEAST, MOST, AGAIN = 24, 240, 96
 """Characters: of what is read as a sentence, unless the window ends before, and of a long one that is read twice."""
 _END = re.compile(r"(?<=[.!?])\s+|\n+")
 _LEVEL = 2
-_SURE = {"hate": 0.5}
+_SURE = {"hate": 0.5, "sexual": 0.45}
 """What a window or a sentence scores at least to count as more than low."""
 
 

@@ -113,9 +113,16 @@ def scores(category, score, severity):
 
 @pytest.mark.parametrize(
     ("category", "score", "severity", "level"),
-    [("hate", 0.49, 4, 2), ("hate", 0.5, 4, 4), ("hate", 0.1, 0, 0), ("violence", 0.49, 4, 4)],
+    [
+        ("hate", 0.49, 4, 2),
+        ("hate", 0.5, 4, 4),
+        ("hate", 0.1, 0, 0),
+        ("sexual", 0.44, 4, 2),
+        ("sexual", 0.45, 4, 4),
+        ("violence", 0.44, 4, 4),
+    ],
 )
-def test_hate_in_an_answer_blocks_only_where_it_is_sure(category, score, severity, level):
+def test_hate_and_sexual_content_in_an_answer_block_only_where_it_is_sure(category, score, severity, level):
     assert levels([scores(category, score, severity)])[category] == level
 
 
