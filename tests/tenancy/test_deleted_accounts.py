@@ -51,7 +51,7 @@ async def test_nobody_of_a_purged_account_gets_in(open_one):
     assert (await later.operator.get(tenant.path, params=ARM)).status_code == 401
 
 
-@pytest.mark.parametrize("name", ["..", "a" * 65, "ünïcode", "a b", "-a", "a.", "a%00b", "a;b", "Ⅷ"])
+@pytest.mark.parametrize("name", ["%2e%2e", "a" * 65, "ünïcode", "a b", "-a", "a.", "a%00b", "a;b", "Ⅷ"])
 @pytest.mark.parametrize("kind", ["deployments", "raiPolicies", "raiBlocklists"])
 async def test_names_outside_the_pattern_are_refused_and_never_a_servers_error(open_one, kind, name):
     tenant = await Tenant.create(open_one(), "contoso", "local")
@@ -63,8 +63,7 @@ async def test_names_outside_the_pattern_are_refused_and_never_a_servers_error(o
     for method, json in (("GET", None), ("DELETE", None), ("PUT", body)):
         response = await tenant.operator.request(method, f"{tenant.path}/{kind}/{name}", params=ARM, json=json)
 
-        assert response.status_code in (200, 204, 400, 404, 405)
-        assert response.status_code != 200 or name == ".."
+        assert response.status_code in (204, 400, 404, 405)
 
 
 async def test_headers_of_any_shape_are_unknown_credentials_and_too_large_ones_are_refused(open_one):
