@@ -60,13 +60,22 @@ class Documents:
         written = await self._blobs.put(self._container, self._prefix + name, data, create=etag is None, if_match=etag)
         return Document(name, content, written)
 
-    async def change(self, name: str, update: Callable[[Mapping[str, Any] | None], Mapping[str, Any]]) -> Document:
-        """Replace a document by what ``update`` makes of it, or of None; done again when somebody else is faster."""
+    async def change(
+        self, name: str, update: Callable[[Mapping[str, Any] | None], Mapping[str, Any]], *, etag: str | None = None
+    ) -> Document:
+        """Replace a document by what ``update`` makes of it, or of None; done again when somebody else is faster.
+
+        Raises:
+            BlobChanged: It is not the one of ``etag``.
+        """
         while True:
             found = await self.get(name)
             content = update(None if found is None else found.content)
+            known = None if found is None else found.etag
+            if etag is not None and known != etag:
+                raise BlobChanged(name)
             try:
-                return await self.put(name, content, etag=None if found is None else found.etag)
+                return await self.put(name, content, etag=known)
             except (BlobChanged, BlobExists):
                 continue
 

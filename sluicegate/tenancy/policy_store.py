@@ -78,10 +78,12 @@ class Policies:
     # --- policies ----------------------------------------------------------------------------------------------------
 
     async def policies(self, account: str) -> Documents:
-        """Return the documents of an account's policies, ``{"name", "properties"}``, by name in lower case."""
+        """Return the documents of an account's policies, ``{"name", "tags", "properties"}``, by name in lower case."""
         return Documents(await self._blobs(account), CONTAINER, f"raipolicy/{account}/")
 
-    async def put_policy(self, account: str, name: str, properties: object, *, etag: str | None) -> Document:
+    async def put_policy(
+        self, account: str, name: str, properties: object, tags: Mapping[str, str] | None = None, *, etag: str | None
+    ) -> Document:
         """Write a policy.
 
         Args:
@@ -104,7 +106,7 @@ class Policies:
                 param="properties.contentFilters",
             )
         try:
-            content = {"name": name, "properties": document.properties}
+            content = {"name": name, "tags": tags or {}, "properties": document.properties}
             return await (await self.policies(account)).put(key, content, etag=etag)
         finally:
             self._policies.forget(f"{account}/{key}")
@@ -131,11 +133,13 @@ class Policies:
     async def lists(self, account: str) -> Documents:
         """Return the documents of an account's blocklists, by name in lower case.
 
-        Each is ``{"name", "properties": {"description"}, "items": {NAME: {"pattern", "isRegex"}}}``.
+        Each is ``{"name", "tags", "properties": {"description"}, "items": {NAME: {"pattern", "isRegex"}}}``.
         """
         return Documents(await self._blobs(account), CONTAINER, f"raiblocklist/{account}/")
 
-    async def put_list(self, account: str, name: str, properties: object, *, etag: str | None) -> Document:
+    async def put_list(
+        self, account: str, name: str, properties: object, tags: Mapping[str, str] | None = None, *, etag: str | None
+    ) -> Document:
         """Write a blocklist's ``properties``; its items stay.
 
         Raises:
@@ -144,7 +148,7 @@ class Policies:
         key = _key(name, self._app.lists)
         kept = await (await self.lists(account)).get(key) if etag is not None else None
         items = kept.content["items"] if kept else {}
-        content = {"name": name, "properties": _description(properties), "items": items}
+        content = {"name": name, "tags": tags or {}, "properties": _description(properties), "items": items}
         return await (await self.lists(account)).put(key, content, etag=etag)
 
     async def delete_list(self, account: str, name: str, *, etag: str | None = None) -> bool:
@@ -162,13 +166,23 @@ class Policies:
         return bool(NAME.fullmatch(name)) and await (await self.lists(account)).delete(name.lower(), etag=etag)
 
     async def change_items(
-        self, account: str, name: str, *, put: Mapping[str, object] | None = None, delete: Collection[str] = ()
+        self,
+        account: str,
+        name: str,
+        *,
+        put: Mapping[str, object] | None = None,
+        delete: Collection[str] = (),
+        etag: str | None = None,
     ) -> Document:
         """Write items of a blocklist, ``{NAME: properties}``, and delete others, all at once; done when it returns.
+
+        Args:
+            etag: Of the blocklist that is changed; None for whichever is there.
 
         Raises:
             InvalidRequest: ``param`` names the item and property to change.
             NotFound: There is no such blocklist.
+            BlobChanged: It is not the one of ``etag``.
         """
         changed = {}
         for item, properties in (put or {}).items():
@@ -186,7 +200,7 @@ class Policies:
 
         if not NAME.fullmatch(name):
             update(None)
-        return await (await self.lists(account)).change(name.lower(), update)
+        return await (await self.lists(account)).change(name.lower(), update, etag=etag)
 
     async def purge(self, account: str, location: str) -> None:
         """Delete all policies and blocklists of an account that is being purged."""

@@ -64,6 +64,26 @@ def test_what_is_built_in_can_be_read_and_not_written(client, name, created):
     }
     with pytest.raises(HttpResponseError, match="this name is the operator's"):
         client.rai_policies.create_or_update(GROUP, name, "Microsoft.DefaultV2", policy())
+    with pytest.raises(HttpResponseError, match="cannot be deleted"):
+        client.rai_policies.begin_delete(GROUP, name, "microsoft.defaultv2").result()
+
+
+def test_tags_of_policies_and_blocklists_are_kept_and_items_have_none(client, name, created):
+    tagged = policy()
+    tagged.tags = {"owner": "legal"}
+    client.rai_policies.create_or_update(GROUP, name, "Strict", tagged)
+    listed = RaiBlocklist(tags={"owner": "legal"}, properties=RaiBlocklistProperties())
+    client.rai_blocklists.create_or_update(GROUP, name, "Names", listed)
+
+    assert client.rai_policies.get(GROUP, name, "Strict").tags == {"owner": "legal"}
+    assert client.rai_blocklists.get(GROUP, name, "Names").tags == {"owner": "legal"}
+    tagged.tags = {"owner": "x" * 257}
+    with pytest.raises(HttpResponseError, match=r"tags\.owner"):
+        client.rai_policies.create_or_update(GROUP, name, "Strict", tagged)
+    odd = item("Nightjar")
+    odd.tags = {"owner": "legal"}
+    with pytest.raises(HttpResponseError, match="have no tags"):
+        client.rai_blocklist_items.create_or_update(GROUP, name, "Names", "one", odd)
 
 
 def test_a_policy_that_is_used_cannot_be_deleted(client, name, created):
@@ -131,6 +151,28 @@ def test_of_many_items_all_or_none_are_added(client, name, created):
         client.rai_blocklist_items.batch_add(GROUP, name, "Names", bad)
 
     assert list(client.rai_blocklist_items.list(GROUP, name, "Names")) == []
+
+
+def test_items_of_another_version_are_not_changed(client, name, created):
+    client.rai_blocklists.create_or_update(GROUP, name, "Names", RaiBlocklist(properties=RaiBlocklistProperties()))
+    old = client.rai_blocklist_items.create_or_update(GROUP, name, "Names", "one", item("Nightjar")).etag
+    many = [RaiBlocklistItemBulkRequest(name="two", properties=RaiBlocklistItemProperties(pattern="Pike"))]
+    client.rai_blocklist_items.batch_add(GROUP, name, "Names", many, headers={"If-Match": old})
+
+    for change, headers in (
+        (lambda **of: client.rai_blocklist_items.create_or_update(GROUP, name, "Names", "one", item("x"), **of), None),
+        (lambda **of: client.rai_blocklist_items.begin_delete(GROUP, name, "Names", "one", **of).result(), None),
+        (lambda **of: client.rai_blocklist_items.batch_add(GROUP, name, "Names", many, **of), None),
+        (lambda **of: client.rai_blocklist_items.batch_delete(GROUP, name, "Names", ["one"], **of), None),
+        (
+            lambda **of: client.rai_blocklist_items.create_or_update(GROUP, name, "Names", "two", item("x"), **of),
+            {"If-None-Match": "*"},
+        ),
+    ):
+        with pytest.raises(HttpResponseError, match="PreconditionFailed"):
+            change(headers=headers or {"If-Match": old})
+    kept = {each.name: each.properties.pattern for each in client.rai_blocklist_items.list(GROUP, name, "Names")}
+    assert kept == {"one": "Nightjar", "two": "Pike"}
 
 
 def test_a_prompt_that_hits_the_accounts_list_is_refused_as_azure_does(client, server, name, created):

@@ -244,6 +244,17 @@ async def test_items_are_changed_all_at_once_or_not_at_all(world):
     assert changed.content["properties"] == {"description": "secret"}
 
 
+async def test_items_of_a_list_that_was_changed_meanwhile_stay_where_a_version_is_named(world):
+    first = await listed(world, bird="Nightjar")
+    changed = await world.policies.change_items("contoso", "codenames", put={"fish": {"pattern": "Pike"}})
+
+    with pytest.raises(BlobChanged):
+        await world.policies.change_items("contoso", "codenames", delete=["bird"], etag=first.etag)
+    again = await world.policies.change_items("contoso", "codenames", delete=["fish"], etag=changed.etag)
+
+    assert again.content["items"].keys() == {"bird"}
+
+
 async def test_a_list_keeps_its_items_when_its_description_changes(world):
     document = await listed(world, bird="Nightjar")
     changed = await world.policies.put_list("contoso", "codenames", {"description": "new"}, etag=document.etag)

@@ -10,7 +10,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from sluicegate.accounts import API_KEYS
-from sluicegate.api.arm.incoming import PAGE, PROVIDER, Body, Incoming, merged, shown_etag, validated
+from sluicegate.api.arm.incoming import PAGE, PROVIDER, Body, Incoming, Tags, merged, shown_etag, validated
 from sluicegate.errors import Conflict, InvalidRequest, StartupError
 from sluicegate.monitoring.penalties import worst
 from sluicegate.storage.customer_keys import customer_key
@@ -73,7 +73,7 @@ class AccountBody(Body):
     location: str
     kind: Literal["OpenAI", "AIServices"]
     sku: Sku
-    tags: dict[str, str] = Field(default_factory=dict, max_length=50)
+    tags: Tags = Field(default_factory=dict)
     identity: Identity | None = None
     properties: Properties = Properties()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from itertools import islice
 from typing import Any
 
@@ -10,7 +11,7 @@ from pydantic_core import from_json
 from starlette.responses import JSONResponse, Response
 
 from sluicegate.api.arm.incoming import MAX_BODY_BYTES, PAGE, PROVIDER, Body, Incoming, shown_etag
-from sluicegate.api.arm.policies import properties_of
+from sluicegate.api.arm.policies import sent
 from sluicegate.api.data_plane import read_body
 from sluicegate.errors import InvalidRequest, NotFound
 from sluicegate.storage.documents import Document
@@ -32,10 +33,10 @@ async def put(incoming: Incoming) -> Response:
     tenant = await incoming.tenant()
     found = await _find(incoming, tenant)
     incoming.check_condition(None if found is None else found.etag)
-    properties = properties_of(await incoming.json()) or {}
+    properties, tags = sent(await incoming.json())
     await incoming.note("blocklist.write", f"{tenant.id}/{incoming.params['blocklist']}", at=tenant.location)
     written = await incoming.gate.policies.put_list(
-        tenant.id, incoming.params["blocklist"], properties, etag=None if found is None else found.etag
+        tenant.id, incoming.params["blocklist"], properties or {}, tags, etag=None if found is None else found.etag
     )
     return JSONResponse(_shown(incoming, tenant, written), status_code=201 if found is None else 200)
 
@@ -68,11 +69,13 @@ async def delete(incoming: Incoming) -> Response:
 async def put_item(incoming: Incoming) -> Response:
     """Create or replace one item."""
     tenant = await incoming.tenant()
-    await _existing(incoming, tenant)
+    found = await _existing(incoming, tenant)
     name = incoming.params["item"]
-    properties = properties_of(await incoming.json())
-    await incoming.note("blocklist.write", f"{tenant.id}/{incoming.params['blocklist']}", at=tenant.location)
-    written = await incoming.gate.policies.change_items(tenant.id, incoming.params["blocklist"], put={name: properties})
+    incoming.check_condition(found.etag if name in found.content["items"] else None)
+    properties, tags = sent(await incoming.json())
+    if tags:
+        raise InvalidRequest("The items of a blocklist have no tags: leave 'tags' out.", code="InvalidRequestContent")
+    written = await _change(incoming, tenant, found, put={name: properties})
     return JSONResponse(_item(incoming, tenant, written, name))
 
 
@@ -99,34 +102,45 @@ async def delete_item(incoming: Incoming) -> Response:
     """Delete one item."""
     tenant = await incoming.tenant()
     found = await _find(incoming, tenant)
-    if found is not None and incoming.params["item"] in found.content["items"]:
-        await incoming.note("blocklist.write", f"{tenant.id}/{found.name}", at=tenant.location)
-        await incoming.gate.policies.change_items(
-            tenant.id, incoming.params["blocklist"], delete=[incoming.params["item"]]
-        )
+    is_there = found is not None and incoming.params["item"] in found.content["items"]
+    incoming.check_condition(found.etag if found is not None and is_there else None)
+    if found is not None and is_there:
+        await _change(incoming, tenant, found, delete=[incoming.params["item"]])
     return Response(status_code=204)
 
 
 async def add_items(incoming: Incoming) -> Response:
     """Create or replace many items at once: all of them or, if one cannot be used, none."""
     tenant = await incoming.tenant()
-    await _existing(incoming, tenant)
+    found = await _existing(incoming, tenant)
+    incoming.check_condition(found.etag)
     items = _validated(_ITEMS, await read_body(incoming.http, MAX_BODY_BYTES))
-    await incoming.note("blocklist.write", f"{tenant.id}/{incoming.params['blocklist']}", at=tenant.location)
-    written = await incoming.gate.policies.change_items(
-        tenant.id, incoming.params["blocklist"], put={item.name: item.properties for item in items}
-    )
+    written = await _change(incoming, tenant, found, put={item.name: item.properties for item in items})
     return JSONResponse(_shown(incoming, tenant, written))
 
 
 async def delete_items(incoming: Incoming) -> Response:
     """Delete many items at once; those that are not there are left out."""
     tenant = await incoming.tenant()
-    await _existing(incoming, tenant)
+    found = await _existing(incoming, tenant)
+    incoming.check_condition(found.etag)
     names = _validated(_NAMES, await read_body(incoming.http, MAX_BODY_BYTES))
-    await incoming.note("blocklist.write", f"{tenant.id}/{incoming.params['blocklist']}", at=tenant.location)
-    await incoming.gate.policies.change_items(tenant.id, incoming.params["blocklist"], delete=frozenset(names))
+    await _change(incoming, tenant, found, delete=frozenset(names))
     return Response(status_code=204)
+
+
+async def _change(
+    incoming: Incoming,
+    tenant: Tenant,
+    found: Document,
+    *,
+    put: Mapping[str, object] | None = None,
+    delete: Collection[str] = (),
+) -> Document:
+    """Change items of a blocklist: whatever else was changed meanwhile stays, unless the caller names a version."""
+    await incoming.note("blocklist.write", f"{tenant.id}/{found.name}", at=tenant.location)
+    etag = found.etag if incoming.is_conditional else None
+    return await incoming.gate.policies.change_items(tenant.id, found.name, put=put, delete=delete, etag=etag)
 
 
 def _validated(kind: TypeAdapter[Any], raw: bytes) -> Any:
@@ -166,6 +180,7 @@ def _shown(incoming: Incoming, tenant: Tenant, found: Document) -> dict[str, Any
         "name": found.content["name"],
         "type": f"{PROVIDER}/accounts/raiBlocklists",
         "etag": shown_etag(found.etag),
+        "tags": found.content.get("tags", {}),
         "properties": found.content["properties"],
     }
 

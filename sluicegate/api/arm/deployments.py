@@ -9,7 +9,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from sluicegate.admission import check_retention
-from sluicegate.api.arm.incoming import PAGE, PROVIDER, Body, Incoming, merged, shown_etag, validated
+from sluicegate.api.arm.incoming import PAGE, PROVIDER, Body, Incoming, Tags, merged, shown_etag, validated
 from sluicegate.errors import InvalidRequest
 from sluicegate.fine_tuning.tuned_models import base_of
 from sluicegate.storage.documents import Document
@@ -51,7 +51,7 @@ class Properties(Body):
 class DeploymentBody(Body):
     sku: Sku
     properties: Properties
-    tags: dict[str, str] = Field(default_factory=dict, max_length=50)
+    tags: Tags = Field(default_factory=dict)
 
 
 async def put(incoming: Incoming) -> Response:

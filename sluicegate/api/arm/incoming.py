@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
 from starlette.requests import Request as HttpRequest
@@ -31,6 +31,11 @@ _GROUP = re.compile(r"[\w.()-]{0,89}[\w()-]", re.ASCII)
 _ACCOUNT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_-])")
 
 B = TypeVar("B", bound="Body")
+Tags: TypeAlias = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=512)], Annotated[str, Field(max_length=256)]],
+    Field(max_length=50),
+]
+"""What a caller notes beside a resource, within ARM's bounds."""
 
 
 class Body(BaseModel):
@@ -103,6 +108,11 @@ class Incoming:
             raise PreconditionFailed("The resource is not the one of the given ETag: read it again, then change it.")
         if unwanted is not None and etag is not None and unwanted in ("*", shown_etag(etag)):
             raise PreconditionFailed("The resource exists.")
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the change is of one version of the resource only."""
+        return "if-match" in self.http.headers or "if-none-match" in self.http.headers
 
     @property
     def actor(self) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
-from sluicegate.api.arm.incoming import PAGE, PROVIDER, Incoming, shown_etag
+from sluicegate.api.arm.incoming import PAGE, PROVIDER, Body, Incoming, Tags, shown_etag, validated
 from sluicegate.errors import InvalidRequest
 from sluicegate.policies import BUILT_IN, CATEGORIES, Policy
 from sluicegate.storage.documents import Document
@@ -21,10 +23,10 @@ async def put(incoming: Incoming) -> Response:
     tenant = await incoming.tenant()
     found = await _find(incoming, tenant)
     incoming.check_condition(None if found is None else found.etag)
-    properties = properties_of(await incoming.json())
+    properties, tags = sent(await incoming.json())
     await incoming.note("policy.write", f"{tenant.id}/{incoming.params['policy']}", at=tenant.location)
     written = await incoming.gate.policies.put_policy(
-        tenant.id, incoming.params["policy"], properties, etag=None if found is None else found.etag
+        tenant.id, incoming.params["policy"], properties, tags, etag=None if found is None else found.etag
     )
     return JSONResponse(_shown(incoming, tenant, written), status_code=201 if found is None else 200)
 
@@ -52,6 +54,8 @@ async def list_policies(incoming: Incoming) -> Response:
 async def delete(incoming: Incoming) -> Response:
     """Delete a policy that no deployment uses."""
     tenant = await incoming.tenant()
+    if incoming.params["policy"].lower() in incoming.gate.app_policies.policies:
+        raise InvalidRequest("This policy is the operator's: it cannot be deleted.", code="InvalidResourceName")
     found = await _find(incoming, tenant)
     incoming.check_condition(None if found is None else found.etag)
     if found is not None:
@@ -61,20 +65,30 @@ async def delete(incoming: Incoming) -> Response:
     return Response(status_code=204)
 
 
-def properties_of(document: dict[str, Any]) -> Any:
-    """Return the ``properties`` of what a caller sent, without what only answers hold.
+class Sent(NamedTuple):
+    """What a caller sent of a resource; its properties are still to be read."""
+
+    properties: Any
+    tags: Mapping[str, str]
+
+
+class _Sent(Body):
+    properties: Any = None
+    tags: Tags = Field(default_factory=dict)
+
+
+def sent(document: dict[str, Any]) -> Sent:
+    """Return what a caller sent, without what only answers hold.
 
     Raises:
-        InvalidRequest: There is something else beside them.
+        InvalidRequest: There is something else, or the tags cannot be used.
     """
-    if unknown := sorted(document.keys() - READ_ONLY - {"properties", "tags"}):
-        raise InvalidRequest(
-            f"The request content was invalid: {unknown[0][:80]}: unknown property.", code="InvalidRequestContent"
-        )
-    properties = document.get("properties")
+    given = {name: value for name, value in document.items() if name not in READ_ONLY and value is not None}
+    body = validated(_Sent, given)
+    properties = body.properties
     if isinstance(properties, dict):
-        return {name: value for name, value in properties.items() if name != "type" and value is not None}
-    return properties
+        properties = {name: value for name, value in properties.items() if name != "type" and value is not None}
+    return Sent(properties, body.tags)
 
 
 async def _find(incoming: Incoming, tenant: Tenant) -> Document | None:
@@ -83,7 +97,7 @@ async def _find(incoming: Incoming, tenant: Tenant) -> Document | None:
 
 def _shown(incoming: Incoming, tenant: Tenant, found: Document) -> dict[str, Any]:
     shown = _resource(incoming, tenant, found.content["name"], found.content["properties"])
-    return {**shown, "etag": shown_etag(found.etag)}
+    return {**shown, "etag": shown_etag(found.etag), "tags": found.content.get("tags", {})}
 
 
 def _offered(incoming: Incoming, tenant: Tenant, policy: Policy) -> dict[str, Any]:
