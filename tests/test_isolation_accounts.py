@@ -86,6 +86,8 @@ class Side:
                 body = {"messages": [{"role": "user", "content": self.secret}]}
                 response = await tenant.caller.post(path, params={"api-version": "2024-10-21"}, json=body)
                 assert response.status_code == 404
+                # The answer names what was asked for.
+                self.asked.add(f"only-{self.other.kind}")
             case "regenerate":
                 response = await tenant.operator.post(
                     f"{tenant.path}/regenerateKey", params=ARM, json={"keyName": "Key2"}
@@ -180,7 +182,7 @@ def test_two_accounts_at_once_never_see_each_others_bytes(world, steps, processe
             await side.do(0, "list")
             await side.do(processes - 1, "export")
             await side.do(0, "audit")
-            # Its own audit log has the ids that it asked for itself.
+            # Its own audit log and answers have what it asked for itself.
             assert not [mark for mark in {*side.other.marks} - side.asked if mark in "\n".join(side.seen)]
             if not {what for of, _, what in steps if of == kind} & DELETIONS:
                 assert {id for id in side.kept if id in "\n".join(side.seen[-2:])} == set(side.kept)
