@@ -64,7 +64,7 @@ class Admission:
         if account is None or found is None or served is None:
             raise NotFound(
                 "The API deployment for this resource does not exist. If you created the deployment within the last "
-                f"5 minutes, please wait a moment and try again. (There is no deployment {deployment!r}.)",
+                f"5 minutes, please wait a moment and try again. (There is no deployment {deployment[:64]!r}.)",
                 code="DeploymentNotFound",
             )
         model, tuned = served.model, served.tuned
