@@ -62,7 +62,7 @@ class PurgeTimer:
                 left.extend(self.regions.told(region, line) for line in error.left)
             except SluicegateError as error:
                 left.append(self.regions.told(region, f"storage or keys cannot be reached ({type(error).__name__})"))
-            left.extend(self.regions.told(region, line) for line in await self._purge_others(region, now))
+            left.extend(self.regions.told(region, line) for line in await self._do_rest(region, now))
 
         await asyncio.gather(*map(purge, self.regions))
         left += await self._purge_deleted(now)
@@ -70,11 +70,11 @@ class PurgeTimer:
             raise PurgeIncomplete(left)
         return summaries
 
-    async def _purge_others(self, region: Region, now: datetime) -> list[str]:
-        """Purge what is not retained content, and return what is left."""
+    async def _do_rest(self, region: Region, now: datetime) -> list[str]:
+        """Purge what is not retained content, check training data whose check was interrupted, and return what is left."""
         fine_tuning = self.fine_tuning[region.name]
         left: list[str] = []
-        for what, purging in (
+        for what, work in (
             ("uploads in parts", region.uploads.purge(now)),
             ("fine-tuning jobs", fine_tuning.jobs.purge(now)),
             ("fine-tuned models", fine_tuning.model_deletions.purge()),
@@ -82,7 +82,7 @@ class PurgeTimer:
             ("checks of training data", region.files.examine_left()),
         ):
             try:
-                await purging
+                await work
             except PurgeIncomplete as error:
                 left += error.left
             except SluicegateError as error:

@@ -14,7 +14,7 @@ from sluicegate.monitoring.access import Access
 from sluicegate.monitoring.actions import Actions
 from sluicegate.monitoring.appeals import Appeals
 from sluicegate.monitoring.applications import Applications
-from sluicegate.monitoring.cases import Case, Cases
+from sluicegate.monitoring.cases import Cases
 from sluicegate.monitoring.notices import Notices
 from sluicegate.monitoring.patterns import Patterns
 from sluicegate.monitoring.reviewing import Review
@@ -67,7 +67,7 @@ class RegionMonitoring:
         self.cases = Cases(
             region.blobs,
             region.audit,
-            self._decided,
+            self.actions.decided,
             clock,
             keep_days=deployment.review.keep_days,
             is_reviewed=bool(self._reviewers),
@@ -101,9 +101,6 @@ class RegionMonitoring:
         async with asyncio.timeout(REVIEW_S):
             verdict: ReviewVerdict = await self._plugins.call(plugin, "review", ReviewVerdict, flagged=flagged)
         return verdict
-
-    async def _decided(self, case: Case) -> None:
-        await self.actions.decided(case)
 
     async def _deliver(self, plugin: str, notice: Notice) -> object:
         return await self._plugins.call(plugin, "notify", object, notice=notice)
